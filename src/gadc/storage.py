@@ -1,0 +1,166 @@
+"""Files that are either absent or whole: atomic writes, digests, locks."""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from gadc.errors import InputError, RunError
+
+TEMPORARY_PREFIX = ".gadc-tmp-"
+LOCK_NAME = ".gadc-lock"
+OWNER_NAME = ".gadc-lock-owner.json"
+READ_CHUNK_BYTES = 1 << 20
+
+
+def canonical_json(value: Any) -> str:
+    """Serialise `value` so that equal values give equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+def digest(value: Any) -> str:
+    """Return the hexadecimal SHA-256 of `value` in canonical JSON."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """Return the hexadecimal SHA-256 of a file's bytes."""
+    sha256 = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(READ_CHUNK_BYTES):
+            sha256.update(chunk)
+    return sha256.hexdigest()
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the renames inside `folder` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a temporary file beside `path`, then move it there.
+
+    A reader sees the old file, or the whole new one. The parent folder must exist.
+
+    Args:
+        path: The final place.
+        write: Called with the temporary path.
+
+    Raises:
+        RunError: The disk is full or refuses the write; nothing is left behind.
+    """
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}"[:250])
+    try:
+        write(temporary)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise RunError(
+                "disk_full", f"no space left for {path}; free some and run the same command again"
+            ) from error
+        raise RunError("write_failed", f"could not write {path}: {error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content` to `path` atomically."""
+    write_atomically(path, lambda temporary: _write_all(temporary, content))
+
+
+def _write_all(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to `path` atomically; undecodable names survive (`surrogateescape`)."""
+    write_bytes(path, text.encode("utf-8", "surrogateescape"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON to `path` atomically."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def sweep_temporaries(folder: Path) -> None:
+    """Remove what a killed run left half-written; call it while holding the folder's lock."""
+    for leftover in folder.rglob(f"{TEMPORARY_PREFIX}*"):
+        leftover.unlink(missing_ok=True)
+
+
+def prepare_output(folder: Path, *inputs: Path) -> None:
+    """Create an output folder that can't harm the inputs.
+
+    Args:
+        folder: Where results will go.
+        *inputs: Files or folders that are read.
+
+    Raises:
+        InputError: `folder` is an input, lies inside one, is a file, or can't be written.
+    """
+    target = folder.resolve()
+    for given in inputs:
+        source = given.resolve()
+        if target == source or (source.is_dir() and source in target.parents):
+            raise InputError(
+                "output_inside_input",
+                f"output {folder} lies inside the input {given}; choose a folder outside it",
+            )
+    if folder.exists() and not folder.is_dir():
+        raise InputError("output_is_file", f"output {folder} is a file; name a folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError("output_not_writable", f"can't create {folder}: {error}") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError("output_not_writable", f"no permission to write in {folder}")
+
+
+@contextlib.contextmanager
+def exclusive(folder: Path, *, wait_seconds: float = 0.0) -> Iterator[None]:
+    """Hold the folder's lock: one writer at a time; the lock of a dead process is free.
+
+    Args:
+        folder: An existing folder.
+        wait_seconds: How long to wait for another writer; 0 fails at once, negative waits for ever.
+
+    Raises:
+        RunError: Another process holds it; the message names it.
+    """
+    owner_path = folder / OWNER_NAME
+    lock = FileLock(folder / LOCK_NAME)
+    try:
+        lock.acquire(timeout=wait_seconds)
+    except Timeout as error:
+        try:
+            owner = json.loads(owner_path.read_text())
+            who = f"process {owner['pid']} on {owner['host']} since {owner['since']}"
+        except (OSError, ValueError, KeyError):
+            who = "another process"
+        raise RunError(
+            "locked", f"{folder} is in use by {who}; wait for it or choose another folder"
+        ) from error
+    try:
+        since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
+        owner_path.write_text(json.dumps(owner))
+        sweep_temporaries(folder)
+        yield
+    finally:
+        owner_path.unlink(missing_ok=True)
+        lock.release()
