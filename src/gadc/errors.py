@@ -5,7 +5,7 @@ class GadcError(Exception):
     """Base of everything gadc raises on purpose.
 
     Attributes:
-        code: Stable identifier, such as `features_not_finite`; listed in `docs/reference/errors.md`.
+        code: Stable identifier, such as `features_not_finite`; see `docs/reference/errors.md`.
         exit_code: What the command line exits with.
     """
 

@@ -1,0 +1,100 @@
+"""Squared Euclidean costs between images, and the scale they live on."""
+
+import numpy as np
+import torch
+
+from gadc.errors import InputError
+
+# Above this ratio of the largest squared norm to the typical one, the float32 identity
+# |x - y|^2 = |x|^2 + |y|^2 - 2 x.y loses more than about three digits, so float64 is used.
+FLOAT32_NORM_RATIO = 1e3
+
+
+def as_features(features: np.ndarray | torch.Tensor, name: str = "features") -> torch.Tensor:
+    """Check features and return them as a float32 or float64 tensor [n, d] on their own device.
+
+    Raises:
+        InputError: Not two-dimensional, empty, or not finite (the first ten rows are named).
+    """
+    if isinstance(features, torch.Tensor):
+        tensor = features.detach()
+    else:
+        # A copy for negative strides and read-only maps, which torch does not take.
+        tensor = torch.from_numpy(np.array(features, order="C"))
+    if tensor.ndim != 2 or 0 in tensor.shape:
+        raise InputError(
+            "features_shape", f"{name} must be [n, d] with n, d >= 1; got {list(tensor.shape)}"
+        )
+    if tensor.dtype not in (torch.float32, torch.float64):
+        tensor = tensor.to(torch.float32)
+    bad_rows = torch.nonzero(~torch.isfinite(tensor).all(1))[:10, 0].tolist()
+    if bad_rows:
+        raise InputError(
+            "features_not_finite",
+            f"{name} hold NaN or infinity in rows {bad_rows} (first ten shown); "
+            "remove these images or extract their features again",
+        )
+    return tensor
+
+
+def centre_of(features: torch.Tensor) -> torch.Tensor:
+    """Return a point in the middle of `features`, float64 [d].
+
+    The mean, which is cheap; the median where an outlier has dragged the mean so far away that
+    the distances between the others would lose their digits.
+    """
+    mean = features.mean(0, dtype=torch.float64)
+    norms = (features - mean.to(features.dtype)).square().sum(1, dtype=torch.float64)
+    if norms.max() > FLOAT32_NORM_RATIO * norms.median():
+        return features.double().median(0).values
+    return mean
+
+
+def centred(features: torch.Tensor, centre: torch.Tensor) -> torch.Tensor:
+    """Return `features - centre`, float32, rounded once."""
+    return (features.double() - centre).float()
+
+
+def squared_distances(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    """Return `||rows_i - columns_j||^2`, float32 [n_rows, n_columns].
+
+    One matrix product: 2 n_rows n_columns d flops. Both arguments should be centred already, so
+    that norms are comparable to distances; where an outlier makes them incomparable the product
+    is done in float64.
+
+    Args:
+        rows: Features [n_rows, d].
+        columns: Features [n_columns, d].
+    """
+    row_norms = rows.square().sum(1, dtype=torch.float64)  # [n_rows]
+    column_norms = columns.square().sum(1, dtype=torch.float64)  # [n_columns]
+    typical = (row_norms.median() + column_norms.median()).item()
+    largest = max(row_norms.max().item(), column_norms.max().item())
+    if largest > FLOAT32_NORM_RATIO * typical:
+        rows, columns = rows.double(), columns.double()
+    cost = torch.addmm(column_norms.to(rows.dtype), rows, columns.T, alpha=-2.0)
+    cost += row_norms.to(rows.dtype)[:, None]
+    return cost.clamp_(min=0.0).float()
+
+
+def cost_scale(cost: torch.Tensor, *, is_square: bool) -> float:
+    """Return the median cost, the unit of relative weights.
+
+    Args:
+        cost: [n_rows, n_columns].
+        is_square: Rows and columns are the same images, so the zero diagonal is left out.
+
+    Returns:
+        The median; the mean where more than half the costs are zero; 1.0 where all are.
+    """
+    values = cost.cpu().numpy().ravel()
+    n_zeros = len(cost) if is_square else 0
+    n_costs = values.size - n_zeros
+    if n_costs == 0:
+        return 1.0
+    # Zeros sort first: skipping the diagonal's is skipping that many of the smallest values.
+    median = float(np.partition(values, n_zeros + (n_costs - 1) // 2)[n_zeros + (n_costs - 1) // 2])
+    if median > 0.0:
+        return median
+    mean = float(values.sum(dtype=np.float64)) / n_costs
+    return mean if mean > 0.0 else 1.0

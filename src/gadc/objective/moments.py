@@ -1,0 +1,77 @@
+"""Distance between the moments of a subset and of its target, per feature dimension.
+
+    mean gap = ||mu_S - mu||^2      std gap = ||sigma_S - sigma||^2
+
+with sigma the unbiased standard deviation, 0 for a single image.
+"""
+
+import torch
+
+# Candidates are screened in blocks of about this many features (1 MB in float32: stays in cache).
+BLOCK_ENTRIES = 262_144
+
+
+class Moments:
+    """The target's moments, and the images whose subsets are compared with them.
+
+    Args:
+        features: Images to choose from [n, d], float32, centred on the target's mean.
+        target: The target's images [k, d], centred likewise.
+    """
+
+    def __init__(self, features: torch.Tensor, target: torch.Tensor) -> None:
+        self.features = features
+        self.mean = target.mean(0, dtype=torch.float64)  # [d]
+        k = len(target)
+        if k > 1:
+            # Two passes over blocks: a float64 copy of the whole target is never held.
+            squares = torch.zeros_like(self.mean)
+            block = max(1, BLOCK_ENTRIES // target.shape[1])
+            for rows in target.split(block):
+                squares += (rows.double() - self.mean).square().sum(0)
+            self.std = (squares / (k - 1)).sqrt()
+        else:
+            self.std = torch.zeros_like(self.mean)
+
+    def gaps(self, subsets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the mean and std gaps of `subsets` [b, m], float64 [b] each."""
+        mean_gaps, std_gaps = [], []
+        block = max(1, BLOCK_ENTRIES // (subsets.shape[1] * self.features.shape[1]))
+        for indices in subsets.split(block):
+            chosen = self.features[indices].double()  # [b, m, d]
+            std = chosen.std(1) if subsets.shape[1] > 1 else torch.zeros_like(chosen[:, 0])
+            mean_gaps.append((chosen.mean(1) - self.mean).square().sum(1))
+            std_gaps.append((std - self.std).square().sum(1))
+        return torch.cat(mean_gaps), torch.cat(std_gaps)
+
+    def gaps_with(
+        self, base: torch.Tensor, pool: torch.Tensor, *, with_std: bool = True
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the gaps of `base + [j]` for every j in `pool`, float32 accuracy, [len(pool)].
+
+        Sums over the base are taken once, so this costs O(len(pool) d) whatever the base's size.
+
+        Args:
+            base: Indices [m - 1], possibly none.
+            pool: Indices [p].
+            with_std: Without it the std gaps are returned as zeros.
+        """
+        m = len(base) + 1
+        chosen = self.features[base].double()  # [m - 1, d]
+        total, squares = chosen.sum(0), chosen.square().sum(0)  # [d]
+        mean, std = self.mean.float(), self.std.float()
+        total, squares = total.float(), squares.float()
+        mean_gaps, std_gaps = [], []
+        for indices in pool.split(max(1, BLOCK_ENTRIES // len(mean))):
+            newcomer = self.features[indices]  # [p, d]
+            new_mean = (total + newcomer).div_(m)
+            mean_gaps.append((new_mean - mean).square_().sum(1))
+            if not with_std:
+                std_gaps.append(torch.zeros_like(mean_gaps[-1]))
+            elif m == 1:
+                std_gaps.append(std.square().sum().expand(len(indices)))
+            else:
+                variance = newcomer.square().add_(squares)
+                variance.addcmul_(new_mean, new_mean, value=-float(m)).div_(m - 1)
+                std_gaps.append(variance.clamp_(min=0.0).sqrt_().sub_(std).square_().sum(1))
+        return torch.cat(mean_gaps).double(), torch.cat(std_gaps).double()

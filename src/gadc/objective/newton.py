@@ -1,0 +1,106 @@
+"""Damped Newton on the semi-dual of partial transport, for a shrinking batch of problems."""
+
+import torch
+
+# A problem starts hot and cools fourfold each time its row masses are roughly right, so that each
+# Newton run starts near its answer.
+COOLING = 0.25
+# Longest Newton step, in units of the temperature: beyond it the quadratic model says nothing.
+MAX_STEP = 8.0
+# Levenberg's damping, relative to the diagonal: where it starts, and its floor when raised.
+FIRST_DAMPING = 1e-3
+LEAST_RAISED_DAMPING = 1e-6
+# Relative rounding of the dual value: a step that loses less is not a loss.
+VALUE_ROUNDING = 1e-13
+
+
+class NewtonState:
+    """Potentials [b, r] of b problems, each at its own temperature, climbing the semi-dual.
+
+    Args:
+        costs: [b, r, n], the slack's row of zeros included.
+        masses: What each row must hold, [r].
+        capacity: kappa; every column holds kappa / n.
+        potentials: Where to start, [b, r].
+        temperature: What takes epsilon's place at first, [b].
+
+    Attributes:
+        value: Dual value over temperature, [b].
+        share: Soft-max down every column, [b, r, n].
+    """
+
+    def __init__(
+        self,
+        costs: torch.Tensor,
+        masses: torch.Tensor,
+        capacity: float,
+        potentials: torch.Tensor,
+        temperature: torch.Tensor,
+    ) -> None:
+        self.costs, self.masses, self.capacity = costs, masses, capacity
+        self.potentials, self.temperature = potentials, temperature
+        self.damping = torch.full_like(temperature, FIRST_DAMPING)
+        self.value, self.share = self.evaluate(potentials)
+
+    def keep(self, mask: torch.Tensor) -> None:
+        """Go on with the problems in `mask` alone."""
+        for name in ("costs", "potentials", "temperature", "damping", "value", "share"):
+            setattr(self, name, getattr(self, name)[mask])
+
+    def evaluate(self, potentials: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return dual values [b] and column shares [b, r, n]."""
+        scaled = potentials[:, :, None] - self.costs
+        scaled /= self.temperature[:, None, None]
+        peak = scaled.amax(1, keepdim=True)
+        share = scaled.sub_(peak).exp_()
+        total = share.sum(1, keepdim=True)
+        share /= total
+        log_sum = (peak + total.log()).sum((1, 2))
+        column_mass = self.capacity / self.costs.shape[2]
+        value = potentials @ self.masses / self.temperature - column_mass * log_sum
+        return value, share
+
+    @property
+    def error(self) -> torch.Tensor:
+        """Summed error of the row masses, [b]."""
+        return self.gradient.abs().sum(1)
+
+    @property
+    def gradient(self) -> torch.Tensor:
+        """Row mass wanted minus row mass there, [b, r]."""
+        return self.masses - self.capacity / self.costs.shape[2] * self.share.sum(2)
+
+    def cool(self, mask: torch.Tensor, epsilon: float) -> None:
+        """Lower the temperature of the problems in `mask`, keeping their potentials."""
+        cooler = (self.temperature * COOLING).clamp(min=epsilon)
+        self.temperature = torch.where(mask, cooler, self.temperature)
+        self.damping = torch.where(mask, FIRST_DAMPING, self.damping)
+        self.value, self.share = self.evaluate(self.potentials)
+
+    def step(self) -> None:
+        """Take one damped Newton step where it raises the dual value; else damp more."""
+        column_mass = self.capacity / self.costs.shape[2]
+        gradient = self.gradient
+        there = self.masses - gradient
+        negative_hessian = (self.share @ self.share.transpose(1, 2)).mul_(-column_mass)
+        diagonal = there * (1.0 + self.damping[:, None]) + torch.finfo(torch.float64).tiny
+        negative_hessian.diagonal(dim1=1, dim2=2).add_(diagonal)
+        # Adding a constant to all potentials changes nothing: fix that direction. The tiny ridge
+        # keeps a row that holds no mass at all solvable.
+        r = len(self.masses)
+        negative_hessian += 1.0 / r**2
+        negative_hessian.diagonal(dim1=1, dim2=2).add_(1e-14)
+        step = torch.linalg.solve(negative_hessian, gradient)
+        step *= (MAX_STEP / (step.amax(1) - step.amin(1))).clamp(max=1.0)[:, None]
+        proposed = self.potentials + self.temperature[:, None] * step
+        value, share = self.evaluate(proposed)
+        better = value >= self.value - VALUE_ROUNDING * self.value.abs()
+        self.damping = torch.where(
+            better, self.damping * 0.1, (self.damping * 10.0).clamp(min=LEAST_RAISED_DAMPING)
+        )
+        if better.all():
+            self.potentials, self.value, self.share = proposed, value, share
+            return
+        self.potentials = torch.where(better[:, None], proposed, self.potentials)
+        self.value = torch.where(better, value, self.value)
+        self.share = torch.where(better[:, None, None], share, self.share)

@@ -1,0 +1,310 @@
+"""The objective that a subset minimises: transport, moments and confidence in one place."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+
+from gadc.errors import InputError
+from gadc.objective.cost import as_features, centre_of, centred, cost_scale, squared_distances
+from gadc.objective.extension import Extension
+from gadc.objective.moments import Moments
+from gadc.objective.transport import (
+    DEFAULT_CAPACITY,
+    DEFAULT_RELATIVE_EPSILON,
+    Array,
+    Problem,
+    check_capacity,
+    check_epsilon,
+)
+
+Units = Literal["relative", "absolute"]
+
+DEFAULT_MEAN_WEIGHT = 1.0
+DEFAULT_STD_WEIGHT = 1.0
+DEFAULT_CONFIDENCE_WEIGHT = 0.03
+# A class's cost matrix may take this much memory unless the caller knows better.
+MAX_COST_BYTES = 4 << 30
+# Values within this share of the scale count as equal; the lower index then wins.
+TIE = 1e-9
+# Candidates solved together: a few first, which lower the bar for the rest, then many.
+FIRST_BLOCK = 16
+BLOCK_ENTRIES = 1_000_000
+
+
+@dataclass(frozen=True)
+class Addition:
+    """The best image to add to a base set, if one is good enough.
+
+    Attributes:
+        index: The image, or None when every candidate was ruled out.
+        value: The objective of the extended set; infinite without an image.
+        n_pruned: Candidates ruled out by a bound.
+        n_solved: Candidates whose converged value was computed.
+    """
+
+    index: int | None
+    value: float
+    n_pruned: int
+    n_solved: int
+
+
+class Objective:
+    """One class's objective L(S) = transport + a_mean |mean gap|^2 + a_std |std gap|^2 + b conf.
+
+    Args:
+        features: The images to choose from [n, d]; NumPy or torch, float32 arithmetic.
+        target: The images to match [k, d]; default: the class itself.
+        confidence_loss: `-log p(c | x)` of each image [n]; see `confidence_losses`.
+        capacity: kappa >= 1: a target image takes at most kappa/k of the subset's mass.
+        epsilon: Entropic regularisation; in units of the class's median cost when relative.
+        mean_weight: Weight of `||mu_S - mu||^2`.
+        std_weight: Weight of `||sigma_S - sigma||^2`.
+        confidence_weight: Weight of the mean confidence loss, in units of the median cost when
+            relative. Default: 0.03 when `confidence_loss` is given, else 0.
+        units: `relative` makes the selection independent of the features' scale; `absolute`
+            takes `epsilon` and `confidence_weight` as they are.
+        device: Where to compute.
+
+    Attributes:
+        scale: The median cost.
+        cost: [n, k], float32.
+        problem: The transport problem's settings, in absolute units.
+
+    Raises:
+        InputError: Bad shapes, non-finite numbers, arguments out of their bounds, or a cost
+            matrix too large for memory.
+    """
+
+    def __init__(
+        self,
+        features: Array,
+        target: Array | None = None,
+        confidence_loss: Array | None = None,
+        *,
+        capacity: float = DEFAULT_CAPACITY,
+        epsilon: float = DEFAULT_RELATIVE_EPSILON,
+        mean_weight: float = DEFAULT_MEAN_WEIGHT,
+        std_weight: float = DEFAULT_STD_WEIGHT,
+        confidence_weight: float | None = None,
+        units: Units = "relative",
+        device: str | torch.device = "cpu",
+    ) -> None:
+        check_capacity(capacity)
+        check_epsilon(epsilon)
+        weights = {"mean_weight": mean_weight, "std_weight": std_weight}
+        if confidence_weight is None:
+            confidence_weight = 0.0 if confidence_loss is None else DEFAULT_CONFIDENCE_WEIGHT
+        weights["confidence_weight"] = confidence_weight
+        for name, weight in weights.items():
+            if not (np.isfinite(weight) and weight >= 0.0):
+                raise InputError("weight_range", f"{name}={weight} must be finite and >= 0")
+        if units not in ("relative", "absolute"):
+            raise InputError("units", f"units={units!r}; use 'relative' or 'absolute'")
+        if confidence_weight > 0.0 and confidence_loss is None:
+            raise InputError(
+                "confidence_missing",
+                f"confidence_weight={confidence_weight} needs confidence losses (class "
+                "probabilities); give them, or set the weight to 0",
+            )
+
+        images = as_features(features).to(device)
+        goal = images if target is None else as_features(target, "target").to(device)
+        if goal.shape[1] != images.shape[1]:
+            raise InputError(
+                "target_width",
+                f"target has {goal.shape[1]} features, the images {images.shape[1]}; "
+                "extract both with the same encoder",
+            )
+        needed_bytes = 4 * len(images) * len(goal)
+        if needed_bytes > MAX_COST_BYTES:
+            raise InputError(
+                "class_too_large",
+                f"{len(images)} x {len(goal)} costs need {needed_bytes / 2**30:.1f} GiB, more "
+                f"than {MAX_COST_BYTES >> 30} GiB; split the images into classes or clusters "
+                "(--clusters K)",
+            )
+        # Costs and gaps do not change when everything is shifted; float32 is happier centred.
+        centre = centre_of(goal)
+        self._features = centred(images, centre)
+        centred_goal = self._features if target is None else centred(goal, centre)
+        self.cost = squared_distances(self._features, centred_goal)
+        if target is None:
+            self.cost.fill_diagonal_(0.0)
+        if not bool(torch.isfinite(self.cost.sum(dtype=torch.float64))):
+            raise InputError(
+                "features_too_large",
+                "squared distances overflow float32; scale the features down (their largest "
+                f"magnitude is {float(images.abs().max()):.3g})",
+            )
+        self.scale = cost_scale(self.cost, is_square=target is None)
+        self._moments = Moments(self._features.float(), centred_goal.float())
+        self.confidence_loss = self._checked_losses(confidence_loss)
+
+        unit = self.scale if units == "relative" else 1.0
+        self.mean_weight, self.std_weight = float(mean_weight), float(std_weight)
+        self.confidence_weight = float(confidence_weight) * unit
+        self.problem = Problem(float(capacity), float(epsilon) * unit)
+
+    def _checked_losses(self, confidence_loss: Array | None) -> torch.Tensor:
+        n = len(self._features)
+        if confidence_loss is None:
+            return torch.zeros(n, dtype=torch.float64, device=self.cost.device)
+        losses = torch.as_tensor(confidence_loss).detach().to(self.cost.device, torch.float64)
+        if losses.shape != (n,) or not bool(torch.isfinite(losses).all()):
+            raise InputError(
+                "confidence_shape",
+                f"confidence_loss must be {n} finite numbers, one per image; got shape "
+                f"{list(losses.shape)}",
+            )
+        return losses
+
+    @property
+    def n_images(self) -> int:
+        """Number of images to choose from."""
+        return len(self._features)
+
+    def value(self, indices: Array | list[int]) -> float:
+        """Return L(S) for the images `indices` [m], converged."""
+        return self.terms(indices)["total"]
+
+    def terms(self, indices: Array | list[int]) -> dict[str, float]:
+        """Return the unweighted terms of L(S), and their weighted sum.
+
+        Returns:
+            `transport`, `mean`, `std`, `confidence`, `total`, and `transport_lower_bound`: no
+            plan of this subset, at any epsilon, costs less.
+        """
+        subset = self._checked_subsets(indices)[None]  # [1, m]
+        costs = self.cost[subset].double()
+        solution = self.problem.solve(costs)
+        mean, std = self._moments.gaps(subset)
+        confidence = self.confidence_loss[subset].mean(1)
+        transport = self.problem.transport_costs(costs, solution.potentials)
+        lower_bound = self.problem.lower_bound(costs, solution.potentials)
+        total = transport + self._weighted(mean, std, confidence)
+        return {
+            "transport": transport.item(),
+            "mean": mean.item(),
+            "std": std.item(),
+            "confidence": confidence.item(),
+            "total": total.item(),
+            "transport_lower_bound": lower_bound.item(),
+            "transport_row_error": solution.row_error.item(),
+        }
+
+    def values(self, subsets: Array) -> np.ndarray:
+        """Return L(S) of each row of `subsets` [b, m], float64 [b]: every one solved from cold.
+
+        The plain way, and the yardstick of `best_addition`.
+        """
+        sets = self._checked_subsets(subsets)
+        costs = self.cost[sets].double()
+        transport = self.problem.transport_costs(costs, self.problem.solve(costs).potentials)
+        return np.asarray((transport + self._rest(sets)).cpu().numpy())
+
+    def best_addition(
+        self,
+        base: list[int],
+        pool: np.ndarray,
+        *,
+        below: float = np.inf,
+        start: torch.Tensor | None = None,
+    ) -> Addition:
+        """Find the image whose addition to `base` gives the lowest objective below `below`.
+
+        Branch and bound over `pool`: the moments and confidence of every candidate are exact, its
+        transport cost is bounded from below, and only what the bounds leave is solved. The
+        answer is that of solving every candidate.
+
+        Args:
+            base: The images already chosen.
+            pool: The candidates, int64 [p], none of them in `base`.
+            below: Candidates that can't stay below this value are of no interest.
+            start: Potentials of the base's transport problem to start from, if known.
+
+        Returns:
+            The best candidate; between equals, the one with the lowest index.
+        """
+        device = self.cost.device
+        held = torch.tensor(base, dtype=torch.int64, device=device)
+        candidates = torch.as_tensor(pool, dtype=torch.int64, device=device)
+        margin = TIE * self.scale
+        rest = self._rest_with(held, candidates)
+        hopeful = rest < below
+        candidates, rest = candidates[hopeful], rest[hopeful]
+        n_solved, best_value = 0, torch.inf
+        best_index: int | None = None
+        if len(candidates):
+            extension = Extension(self.problem, self.cost, held, scale=self.scale, start=start)
+            screened = extension.screen(candidates)
+            floor = screened.bounds + rest
+            order = torch.argsort(floor, stable=True)
+            order = order[: int((floor < below).sum())]
+            block = FIRST_BLOCK
+            while len(order):
+                bar = min(below, best_value + margin)
+                order = order[floor[order] <= bar]
+                now, order = order[:block], order[block:]
+                block = max(FIRST_BLOCK, BLOCK_ENTRIES // self.cost.shape[1])
+                if not len(now):
+                    break
+                transport, n_now = extension.solve(screened.keep(now), bar - rest[now])
+                n_solved += n_now
+                solved = transport.isfinite()
+                indices = candidates[now[solved]]
+                if not len(indices):
+                    continue
+                subsets = torch.cat([held.expand(len(indices), -1), indices[:, None]], 1)
+                values = transport[solved] + self._rest(subsets)
+                for value, index in zip(values.tolist(), indices.tolist(), strict=True):
+                    if value >= below:
+                        continue
+                    ties = best_index is not None and abs(value - best_value) <= margin
+                    if (ties and index < best_index) or (not ties and value < best_value):
+                        best_value, best_index = value, index
+        return Addition(best_index, best_value, len(pool) - n_solved, n_solved)
+
+    def _rest(self, subsets: torch.Tensor) -> torch.Tensor:
+        """Return the weighted terms other than transport, [b]."""
+        confidence = self.confidence_loss[subsets].mean(1)
+        if not self._has_moments:
+            return self.confidence_weight * confidence
+        return self._weighted(*self._moments.gaps(subsets), confidence)
+
+    @property
+    def _has_moments(self) -> bool:
+        return self.mean_weight > 0.0 or self.std_weight > 0.0
+
+    def _rest_with(self, base: torch.Tensor, pool: torch.Tensor) -> torch.Tensor:
+        """Return a lower bound, tight to rounding, of all terms but transport, [p]."""
+        m = len(base) + 1
+        confidence = (self.confidence_loss[base].sum() + self.confidence_loss[pool]) / m
+        if not self._has_moments:
+            return self.confidence_weight * confidence
+        mean, std = self._moments.gaps_with(base, pool, with_std=self.std_weight > 0.0)
+        rest = self._weighted(mean, std, confidence)
+        # gaps_with works in float32.
+        return rest - 1e-5 * (rest + (self.mean_weight + self.std_weight) * self.scale)
+
+    def _weighted(
+        self, mean: torch.Tensor, std: torch.Tensor, confidence: torch.Tensor
+    ) -> torch.Tensor:
+        return self.mean_weight * mean + self.std_weight * std + self.confidence_weight * confidence
+
+    def _checked_subsets(self, subsets: Array | list[int]) -> torch.Tensor:
+        sets = torch.as_tensor(subsets, device=self.cost.device)
+        if sets.is_floating_point() or sets.ndim not in (1, 2) or sets.numel() == 0:
+            raise InputError("subset_shape", "a subset is a non-empty list of integer indices")
+        sets = sets.to(torch.int64)
+        low, high = int(sets.min()), int(sets.max())
+        if low < 0 or high >= self.n_images:
+            raise InputError(
+                "index_range",
+                f"indices run from {low} to {high}; allowed: 0 to {self.n_images - 1}",
+            )
+        ordered = sets.sort(-1).values
+        if bool((ordered[..., 1:] == ordered[..., :-1]).any()):
+            raise InputError("index_repeated", "a subset names an image twice; name each once")
+        return sets

@@ -1,0 +1,130 @@
+"""The whole search for one class: starts, exchanges, and the order of the result."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from gadc.errors import InputError
+from gadc.objective.total import Objective
+from gadc.runtime import generator
+from gadc.search.candidates import Candidates
+from gadc.search.counts import Counts
+from gadc.search.greedy import greedy
+from gadc.search.medoids import medoids
+from gadc.search.restarts import kick
+from gadc.search.swap import exchange
+
+Start = Literal["greedy", "medoids", "best"]
+
+DEFAULT_N_KICKS = 4
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """The chosen images of one class.
+
+    Attributes:
+        order: Indices in the order in which they are best taken one by one, int64 [k].
+        gains: Decrease of the objective with each, float64 [k]. The first has minus its own
+            objective, so that the gains sum to minus the objective of the whole subset.
+        terms: The subset's unweighted terms, their total and the transport's lower bound.
+        is_swap_optimal: No exchange of one chosen image lowers the objective.
+        start: The start that led here.
+        start_values: The objective of each start before exchanges.
+        counts: The work done, over all starts.
+    """
+
+    order: np.ndarray
+    gains: np.ndarray
+    terms: dict[str, float]
+    is_swap_optimal: bool
+    start: str
+    start_values: dict[str, float]
+    counts: Counts
+
+    @property
+    def objective(self) -> float:
+        """The objective of the whole subset."""
+        return self.terms["total"]
+
+
+def search(
+    objective: Objective,
+    n_selected: int,
+    *,
+    start: Start = "best",
+    candidates: Candidates | None = None,
+    max_swaps: int | None = None,
+    n_kicks: int = DEFAULT_N_KICKS,
+    seed: int = 0,
+) -> SearchResult:
+    """Choose `n_selected` images that minimise `objective`.
+
+    Args:
+        objective: One class's objective.
+        n_selected: k.
+        start: Where exchanges begin: from the greedy set, from the k-medoids set, or from both,
+            keeping the better end (`best`).
+        candidates: Which images may and which must be chosen; default: any may.
+        max_swaps: At most this many exchanges at a time; default: until none helps.
+        n_kicks: Attempts to leave the best local optimum for a better one.
+        seed: Chooses the images that kicks replace.
+
+    Returns:
+        The subset, ordered greedily within itself.
+
+    Raises:
+        InputError: `n_selected` is out of its bounds, or `start` is unknown.
+    """
+    candidates = candidates or Candidates(objective.n_images)
+    least = max(1, len(candidates.keep))
+    if not least <= n_selected <= candidates.n_selectable:
+        raise InputError(
+            "n_selected_range",
+            f"n_selected={n_selected} must lie between {least} and {candidates.n_selectable}, the "
+            f"images that may be chosen of {objective.n_images}",
+        )
+    if start not in ("greedy", "medoids", "best"):
+        raise InputError("unknown_start", f"start={start!r}; use 'greedy', 'medoids' or 'best'")
+
+    counts = Counts()
+    starts: dict[str, list[int]] = {}
+    if start in ("medoids", "best"):
+        starts["medoids"] = medoids(objective.cost, n_selected, candidates)
+    if start in ("greedy", "best"):
+        grown = greedy(objective, n_selected, candidates)
+        counts = counts.plus(grown.counts)
+        starts["greedy"] = grown.indices
+    start_values = {name: objective.value(chosen) for name, chosen in starts.items()}
+
+    known_optima: frozenset[frozenset[int]] = frozenset()
+    ends = {}
+    for name in sorted(starts, key=start_values.__getitem__):
+        ends[name] = end = exchange(
+            objective, starts[name], candidates, max_swaps=max_swaps, known_optima=known_optima
+        )
+        counts = counts.plus(end.counts)
+        if end.is_swap_optimal:
+            known_optima |= {frozenset(end.indices)}
+    best_start = min(ends, key=lambda name: ends[name].value)
+    best = kick(
+        objective,
+        replace(ends[best_start], counts=counts),
+        candidates,
+        n_kicks=n_kicks,
+        generator=generator(seed, "kick"),
+        max_swaps=max_swaps,
+        known_optima=known_optima,
+    )
+
+    ordered = greedy(objective, n_selected, candidates.only(best.indices))
+    return SearchResult(
+        order=np.array(ordered.indices, dtype=np.int64),
+        gains=-np.diff(np.array(ordered.values), prepend=0.0),
+        terms=objective.terms(ordered.indices),
+        is_swap_optimal=best.is_swap_optimal,
+        start=best_start,
+        start_values=start_values,
+        counts=best.counts,
+    )

@@ -1,0 +1,192 @@
+import os
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import ortho_group
+
+from gadc import InputError, Objective
+from gadc.exact import best_subset
+from gadc.search import Candidates, search
+from gadc.search.greedy import greedy
+from gadc.search.medoids import medoids
+from gadc.search.swap import LEAST_GAIN
+from golden import N_CASES, golden
+from real_data import needs_real_data
+from slow_search import slow_best_improvement, slow_greedy
+
+N_SMALL_PROBLEMS = int(os.environ.get("GADC_SMALL_PROBLEMS", "200"))
+
+
+def class_features(n: int = 120, d: int = 8, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(5, d))[rng.integers(0, 5, n)] * 2 + rng.normal(size=(n, d))
+
+
+def class_objective(n: int = 120, seed: int = 0, **weights: float) -> Objective:
+    losses = np.random.default_rng(seed + 1).exponential(size=n)
+    return Objective(class_features(n, seed=seed), confidence_loss=losses, **weights)
+
+
+@needs_real_data
+@pytest.mark.parametrize("case", range(N_CASES))
+def test_golden_never_above_the_research_codes_subset(case: int) -> None:
+    problem = golden(case)
+    objective = problem.objective()
+    found = search(objective, problem.numbers["K"])
+    assert np.isfinite(found.objective)
+    reference = problem.numbers["reference_refined"]
+    if reference is None:  # the research code failed with NaN
+        return
+    assert found.objective <= objective.value(reference) * (1 + 1e-9)
+    # 2e-5: in case 6 both choose the same images, whose golden value is not converged.
+    assert found.objective <= problem.numbers["reference_refined_objective"]["conv"] * (1 + 2e-5)
+
+
+def test_small_problems_are_close_to_the_brute_force_optimum() -> None:
+    rng = np.random.default_rng(0)
+    ratios = []
+    for _ in range(N_SMALL_PROBLEMS):
+        n, m, d = int(rng.integers(5, 15)), int(rng.integers(1, 5)), int(rng.integers(1, 6))
+        features = rng.normal(size=(n, d)) * rng.exponential(size=d)
+        objective = Objective(
+            features,
+            confidence_loss=rng.exponential(size=n),
+            capacity=float(rng.choice([1.0, 1.05, 1.5])),
+            epsilon=float(rng.choice([0.01, 0.025, 0.1])),
+            mean_weight=float(rng.choice([0.0, 1.0, 6.0])),
+            std_weight=float(rng.choice([0.0, 1.0, 6.0])),
+        )
+        found = search(objective, m)
+        ratios.append(found.objective / best_subset(objective, m)[1])
+    share = np.mean(np.array(ratios) <= 1.02)
+    print(f"within 1.02 of the optimum: {share:.1%}, worst ratio {max(ratios):.4f}")  # noqa: T201
+    assert share >= 0.95
+    assert min(ratios) >= 1 - 1e-7
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_greedy_equals_the_slow_greedy(seed: int) -> None:
+    objective = class_objective(seed=seed)
+    assert greedy(objective, 6, Candidates(120)).indices == slow_greedy(objective, 6)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("capacity", [1.0, 1.05])
+def test_search_ends_where_no_swap_helps(seed: int, capacity: float) -> None:
+    objective = class_objective(80, seed=seed, capacity=capacity)
+    found = search(objective, 5)
+    assert found.is_swap_optimal
+    order = found.order.tolist()
+    others = np.setdiff1d(np.arange(80), order)
+    for place in range(5):
+        base = order[:place] + order[place + 1 :]
+        values = objective.values(np.array([[*base, j] for j in others]))
+        assert values.min() >= found.objective - 1.1 * LEAST_GAIN * objective.scale
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_search_is_not_above_exhaustive_exchange_from_greedy(seed: int) -> None:
+    objective = class_objective(60, seed=seed)
+    _, yardstick = slow_best_improvement(objective, slow_greedy(objective, 4))
+    assert search(objective, 4).objective <= yardstick * (1 + 1e-7)
+
+
+def test_gains_sum_to_minus_the_objective() -> None:
+    objective = class_objective()
+    found = search(objective, 7)
+    assert found.gains.sum() == pytest.approx(-found.objective, rel=1e-7)
+    values = [objective.value(found.order[: k + 1]) for k in range(7)]
+    np.testing.assert_allclose(found.gains, -np.diff(values, prepend=0.0), rtol=1e-5, atol=1e-7)
+
+
+def test_all_images_may_be_chosen() -> None:
+    found = search(class_objective(9), 9)
+    assert sorted(found.order.tolist()) == list(range(9))
+
+
+def test_single_image_class() -> None:
+    found = search(Objective(np.ones((1, 4))), 1)
+    assert found.order.tolist() == [0]
+    assert found.objective == 0.0
+
+
+def test_two_medoids_by_hand() -> None:
+    line = torch.tensor([0.0, 1.0, 2.0, 10.0, 11.0, 12.0])
+    cost = (line[:, None] - line[None]).square()
+    assert sorted(medoids(cost, 2, Candidates(6))) == [1, 4]
+
+
+def test_permuting_rows_permutes_the_selection() -> None:
+    features = class_features()
+    permutation = np.random.default_rng(3).permutation(len(features))
+    plain = search(Objective(features), 6).order
+    permuted = search(Objective(features[permutation]), 6).order
+    assert set(permutation[permuted].tolist()) == set(plain.tolist())
+
+
+@pytest.mark.parametrize("factor", [1e-4, 3e-2, 7.0, 1e4])
+def test_scaling_does_not_change_the_selection(factor: float) -> None:
+    features = class_features()
+    plain = search(Objective(features), 6).order
+    assert search(Objective(features * factor), 6).order.tolist() == plain.tolist()
+
+
+def test_rotation_does_not_change_the_selection() -> None:
+    # Without the std term, which is per dimension and so not invariant under rotation.
+    features = class_features()
+    rotation = ortho_group.rvs(features.shape[1], random_state=5)
+    plain = search(Objective(features, std_weight=0.0), 6).order
+    rotated = search(Objective(features @ rotation, std_weight=0.0), 6).order
+    assert rotated.tolist() == plain.tolist()
+
+
+def test_shift_does_not_change_the_selection() -> None:
+    features = class_features()
+    plain = search(Objective(features), 6).order
+    assert search(Objective(features + 1000.0), 6).order.tolist() == plain.tolist()
+
+
+def test_keep_and_exclude_are_obeyed() -> None:
+    objective = class_objective()
+    free = search(objective, 6).order.tolist()
+    candidates = Candidates(120, keep=[5, 77], exclude=free[:3])
+    found = search(objective, 6, candidates=candidates)
+    assert {5, 77} <= set(found.order.tolist())
+    assert not set(free[:3]) & set(found.order.tolist())
+    assert found.is_swap_optimal
+
+
+def test_one_of_a_group_is_chosen_at_most() -> None:
+    features = np.repeat(class_features(20), 4, axis=0)
+    groups = np.repeat(np.arange(20), 4)
+    found = search(Objective(features), 10, candidates=Candidates(80, groups=groups))
+    assert len(set(groups[found.order])) == 10
+
+
+@pytest.mark.parametrize("start", ["greedy", "medoids"])
+def test_best_start_is_not_worse_than_either(start: str) -> None:
+    objective = class_objective()
+    best = search(objective, 6).objective
+    assert best <= search(objective, 6, start=start).objective * (1 + 1e-9)  # type: ignore[arg-type]
+
+
+def test_max_swaps_is_obeyed_and_said() -> None:
+    found = search(class_objective(), 8, start="medoids", max_swaps=1)
+    assert found.counts.n_swaps <= 1
+    assert not found.is_swap_optimal
+
+
+@pytest.mark.parametrize("n_selected", [0, -1, 121])
+def test_bad_budget_is_refused(n_selected: int) -> None:
+    with pytest.raises(InputError, match=f"n_selected={n_selected}"):
+        search(class_objective(), n_selected)
+
+
+def test_bad_candidates_are_refused() -> None:
+    with pytest.raises(InputError, match="both kept and excluded"):
+        Candidates(5, keep=[1], exclude=[1])
+    with pytest.raises(InputError, match="allowed: 0 to 4"):
+        Candidates(5, keep=[5])
+    with pytest.raises(InputError, match="duplicates"):
+        Candidates(3, keep=[0, 1], groups=np.array([0, 0, 1]))
