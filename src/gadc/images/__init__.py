@@ -1,0 +1,1 @@
+"""Real images: where they are (`index`) and how their bytes become pixels (`decode`)."""
