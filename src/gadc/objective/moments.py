@@ -45,33 +45,30 @@ class Moments:
         return torch.cat(mean_gaps), torch.cat(std_gaps)
 
     def gaps_with(
-        self, base: torch.Tensor, pool: torch.Tensor, *, with_std: bool = True
+        self, base: torch.Tensor, pool: torch.Tensor, *, dtype: torch.dtype
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the gaps of `base + [j]` for every j in `pool`, float32 accuracy, [len(pool)].
+        """Return the gaps of `base + [j]` for every j in `pool`, float64 [len(pool)] each.
 
         Sums over the base are taken once, so this costs O(len(pool) d) whatever the base's size.
 
         Args:
             base: Indices [m - 1], possibly none.
             pool: Indices [p].
-            with_std: Without it the std gaps are returned as zeros.
+            dtype: Of the arithmetic: float64 for values, float32 to screen.
         """
         m = len(base) + 1
         chosen = self.features[base].double()  # [m - 1, d]
-        total, squares = chosen.sum(0), chosen.square().sum(0)  # [d]
-        mean, std = self.mean.float(), self.std.float()
-        total, squares = total.float(), squares.float()
+        total, squares = chosen.sum(0).to(dtype), chosen.square().sum(0).to(dtype)  # [d]
+        mean, std = self.mean.to(dtype), self.std.to(dtype)
         mean_gaps, std_gaps = [], []
         for indices in pool.split(max(1, BLOCK_ENTRIES // len(mean))):
-            newcomer = self.features[indices]  # [p, d]
+            newcomer = self.features[indices].to(dtype)  # [p, d]
             new_mean = (total + newcomer).div_(m)
             mean_gaps.append((new_mean - mean).square_().sum(1))
-            if not with_std:
-                std_gaps.append(torch.zeros_like(mean_gaps[-1]))
-            elif m == 1:
+            if m == 1:
                 std_gaps.append(std.square().sum().expand(len(indices)))
-            else:
-                variance = newcomer.square().add_(squares)
-                variance.addcmul_(new_mean, new_mean, value=-float(m)).div_(m - 1)
-                std_gaps.append(variance.clamp_(min=0.0).sqrt_().sub_(std).square_().sum(1))
+                continue
+            variance = newcomer.square().add_(squares)
+            variance.addcmul_(new_mean, new_mean, value=-float(m)).div_(m - 1)
+            std_gaps.append(variance.clamp_(min=0.0).sqrt_().sub_(std).square_().sum(1))
         return torch.cat(mean_gaps).double(), torch.cat(std_gaps).double()

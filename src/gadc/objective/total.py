@@ -8,7 +8,7 @@ import torch
 
 from gadc.errors import InputError
 from gadc.objective.cost import as_features, centre_of, centred, cost_scale, squared_distances
-from gadc.objective.extension import Extension
+from gadc.objective.extension import SCREEN_ROUNDING, Extension
 from gadc.objective.moments import Moments
 from gadc.objective.transport import (
     DEFAULT_CAPACITY,
@@ -231,7 +231,8 @@ class Objective:
         held = torch.tensor(base, dtype=torch.int64, device=device)
         candidates = torch.as_tensor(pool, dtype=torch.int64, device=device)
         margin = TIE * self.scale
-        rest = self._rest_with(held, candidates)
+        rest = self._rest_with(held, candidates, torch.float32)
+        rest -= SCREEN_ROUNDING * (rest + (self.mean_weight + self.std_weight) * self.scale)
         hopeful = rest < below
         candidates, rest = candidates[hopeful], rest[hopeful]
         n_solved, best_value = 0, torch.inf
@@ -256,8 +257,7 @@ class Objective:
                 indices = candidates[now[solved]]
                 if not len(indices):
                     continue
-                subsets = torch.cat([held.expand(len(indices), -1), indices[:, None]], 1)
-                values = transport[solved] + self._rest(subsets)
+                values = transport[solved] + self._rest_with(held, indices)
                 for value, index in zip(values.tolist(), indices.tolist(), strict=True):
                     if value >= below:
                         continue
@@ -277,16 +277,16 @@ class Objective:
     def _has_moments(self) -> bool:
         return self.mean_weight > 0.0 or self.std_weight > 0.0
 
-    def _rest_with(self, base: torch.Tensor, pool: torch.Tensor) -> torch.Tensor:
-        """Return a lower bound, tight to rounding, of all terms but transport, [p]."""
-        m = len(base) + 1
-        confidence = (self.confidence_loss[base].sum() + self.confidence_loss[pool]) / m
+    def _rest_with(
+        self, base: torch.Tensor, pool: torch.Tensor, dtype: torch.dtype = torch.float64
+    ) -> torch.Tensor:
+        """Return the weighted terms other than transport of `base + [j]`, [p]."""
+        confidence = (self.confidence_loss[base].sum() + self.confidence_loss[pool]) / (
+            len(base) + 1
+        )
         if not self._has_moments:
             return self.confidence_weight * confidence
-        mean, std = self._moments.gaps_with(base, pool, with_std=self.std_weight > 0.0)
-        rest = self._weighted(mean, std, confidence)
-        # gaps_with works in float32.
-        return rest - 1e-5 * (rest + (self.mean_weight + self.std_weight) * self.scale)
+        return self._weighted(*self._moments.gaps_with(base, pool, dtype=dtype), confidence)
 
     def _weighted(
         self, mean: torch.Tensor, std: torch.Tensor, confidence: torch.Tensor

@@ -17,7 +17,7 @@ from gadc.search.swap import exchange
 
 Start = Literal["greedy", "medoids", "best"]
 
-DEFAULT_N_KICKS = 4
+DEFAULT_PATIENCE = 4
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def search(
     start: Start = "best",
     candidates: Candidates | None = None,
     max_swaps: int | None = None,
-    n_kicks: int = DEFAULT_N_KICKS,
+    patience: int = DEFAULT_PATIENCE,
     seed: int = 0,
 ) -> SearchResult:
     """Choose `n_selected` images that minimise `objective`.
@@ -67,8 +67,9 @@ def search(
         start: Where exchanges begin: from the greedy set, from the k-medoids set, or from both,
             keeping the better end (`best`).
         candidates: Which images may and which must be chosen; default: any may.
-        max_swaps: At most this many exchanges at a time; default: until none helps.
-        n_kicks: Attempts to leave the best local optimum for a better one.
+        max_swaps: At most this many exchanges per start, and then no kicks; default: until none
+            helps.
+        patience: Attempts in a row to leave the best local optimum that may fail; 0: none is made.
         seed: Chooses the images that kicks replace.
 
     Returns:
@@ -108,15 +109,16 @@ def search(
         if end.is_swap_optimal:
             known_optima |= {frozenset(end.indices)}
     best_start = min(ends, key=lambda name: ends[name].value)
-    best = kick(
-        objective,
-        replace(ends[best_start], counts=counts),
-        candidates,
-        n_kicks=n_kicks,
-        generator=generator(seed, "kick"),
-        max_swaps=max_swaps,
-        known_optima=known_optima,
-    )
+    best = replace(ends[best_start], counts=counts)
+    if best.is_swap_optimal:
+        best = kick(
+            objective,
+            best,
+            candidates,
+            patience=patience,
+            generator=generator(seed, "kick"),
+            known_optima=known_optima,
+        )
 
     ordered = greedy(objective, n_selected, candidates.only(best.indices))
     return SearchResult(

@@ -4,7 +4,7 @@ import numpy as np
 
 from gadc.objective.total import Objective
 from gadc.search.candidates import Candidates
-from gadc.search.swap import Exchanged, exchange
+from gadc.search.swap import LEAST_GAIN, Exchanged, exchange
 
 # How many images a kick replaces, in turn. One is what exchange has already tried.
 N_REPLACED = (2, 3)
@@ -15,12 +15,11 @@ def kick(
     best: Exchanged,
     candidates: Candidates,
     *,
-    n_kicks: int,
+    patience: int,
     generator: np.random.Generator,
-    max_swaps: int | None = None,
     known_optima: frozenset[frozenset[int]] = frozenset(),
 ) -> Exchanged:
-    """Try `n_kicks` times to leave `best` for a better local optimum.
+    """Leave `best` for better local optima until `patience` attempts in a row have failed.
 
     A kick drops two or three random images, adds the best others one by one, and exchanges until
     nothing helps; the result is kept where it is better.
@@ -29,9 +28,8 @@ def kick(
         objective: What is minimised.
         best: A subset that no single exchange improves.
         candidates: Which images may be chosen, and which must stay.
-        n_kicks: Number of attempts.
+        patience: Failed attempts in a row after which to stop; 0 returns `best`.
         generator: Chooses the places that are emptied.
-        max_swaps: As in `exchange`, for every attempt.
         known_optima: As in `exchange`.
 
     Returns:
@@ -41,9 +39,10 @@ def kick(
     """
     kept = set(candidates.keep)
     counts = best.counts
-    for attempt in range(n_kicks):
+    n_attempts = n_failed = 0
+    while n_failed < patience:
         places = [place for place, index in enumerate(best.indices) if index not in kept]
-        n_replaced = min(N_REPLACED[attempt % len(N_REPLACED)], len(places))
+        n_replaced = min(N_REPLACED[n_attempts % len(N_REPLACED)], len(places))
         if n_replaced < 2:
             break
         emptied = set(generator.choice(places, n_replaced, replace=False).tolist())
@@ -58,12 +57,11 @@ def kick(
             chosen.append(addition.index)
         if len(chosen) < len(best.indices):
             break  # nothing is left to replace them by
-        improved = exchange(
-            objective, chosen, candidates, max_swaps=max_swaps, known_optima=known_optima
-        )
+        improved = exchange(objective, chosen, candidates, known_optima=known_optima)
         counts = counts.plus(improved.counts)
-        if improved.is_swap_optimal:
-            known_optima |= {frozenset(improved.indices)}
-        if improved.value < best.value:
-            best = improved
+        known_optima |= {frozenset(improved.indices)}
+        n_attempts += 1
+        n_failed += 1
+        if improved.value < best.value - LEAST_GAIN * objective.scale:
+            best, n_failed = improved, 0
     return Exchanged(best.indices, best.value, best.is_swap_optimal, counts)
