@@ -13,6 +13,7 @@ Why a bound may rule out: `<C, pi_epsilon>` is the cost of a feasible plan, so i
 linear programme's optimum, which is at least the programme's dual value at any potentials.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -54,7 +55,6 @@ class Extension:
         cost: [n_images, n], float32.
         base: Indices of the base set, possibly none.
         scale: The typical cost, in which float32 rounding is measured.
-        start: Potentials [m - 1 (+ 1)] to solve the base from, if some are known.
     """
 
     def __init__(
@@ -64,16 +64,12 @@ class Extension:
         base: torch.Tensor,
         *,
         scale: float,
-        start: torch.Tensor | None = None,
     ) -> None:
         self.problem, self.cost, self.base, self.scale = problem, cost, base, scale
         self.m, self.n = len(base) + 1, cost.shape[1]
         base_costs = cost[base].double()[None]  # [1, m - 1, n]
         if len(base):
-            solution = problem.solve(base_costs, None if start is None else start[None])
-            if start is not None and not solution.converged.all():
-                solution = problem.solve(base_costs)
-            self.potentials = solution.potentials[0]  # [r], the slack's last, zero
+            self.potentials = problem.solve(base_costs).potentials[0]  # [r], the slack's last, zero
         else:
             self.potentials = base_costs.new_zeros(int(problem.has_slack))
         self.base_costs = problem.with_slack(base_costs)[0]  # [r, n]
@@ -83,50 +79,60 @@ class Extension:
         """Whether nothing competes with the newcomer: no base and no slack."""
         return len(self.potentials) == 0
 
-    def screen(self, pool: torch.Tensor) -> Screened:
-        """Bound the transport cost of `base + [j]` from below for every j in `pool`.
+    def screen(self, pool: torch.Tensor, potentials: torch.Tensor | None = None) -> Screened:
+        """Bound the transport cost of `base + [j]` from below for every j in `pool` [p].
 
-        The base keeps its potentials and only the newcomer's is raised, to where its row holds
-        mass 1/m. Cost: O(n) a candidate.
+        The base keeps its potentials; any potential of the newcomer gives a bound, and the best
+        is where its row holds mass 1/m. Cost: O(n) a candidate.
+
+        Args:
+            pool: Candidates [p].
+            potentials: Potentials [p] to bound with, such as those that were best for a similar
+                base: one pass over the costs. Default: the best ones are looked for, some twenty
+                passes.
         """
         if self.is_bare:
             exact = self.cost[pool].mean(1, dtype=torch.float64)
             return Screened(pool, exact, exact)
-        epsilon, column_mass = self.problem.epsilon, self.problem.capacity / self.n
+        block = max(1, _block_entries(self.cost) // self.n)
         reduced = self.potentials[:, None] - self.base_costs  # [r, n]
-        log_taken = torch.logsumexp(reduced / epsilon, 0).float()
+        log_taken = torch.logsumexp(reduced / self.problem.epsilon, 0).float()
         cheapest = (-reduced).amin(0).float()
-        log_wanted = -torch.log(torch.tensor(self.m * column_mass)).item()
-        is_cpu = self.cost.device.type == "cpu"
-        block = max(1, (CPU_BLOCK_ENTRIES if is_cpu else GPU_BLOCK_ENTRIES) // self.n)
-        bounds, potentials = [], []
-        for indices in pool.split(block):
-            costs = self.cost[indices]  # [p, n]
-            logits = costs.div(-epsilon).sub_(log_taken)
-            # sigmoid(x) <= e^x: this start holds at most the mass wanted.
-            log_u = low = log_wanted - torch.logsumexp(logits, 1, keepdim=True)  # [p, 1]
-            high = torch.full_like(low, torch.inf)
-            for _ in range(N_SCREEN_STEPS):
-                share = torch.sigmoid(logits + log_u)
-                mass = share.sum(1, keepdim=True)
-                slope = mass - share.square_().sum(1, keepdim=True)
-                step = (log_wanted - mass.log()) * mass / slope.clamp_(min=1e-30)
-                is_low = step > 0.0
-                low, high = torch.where(is_low, log_u, low), torch.where(is_low, high, log_u)
-                log_u = log_u + step.clamp_(max=MAX_LOG_STEP)
-                # Between clusters of targets the mass hardly moves and a step goes too far.
-                inside = (log_u >= low) & (log_u <= high)
-                log_u = torch.where(inside, log_u, (low + high) / 2)
-            potential = log_u * epsilon
-            least = torch.minimum(costs.sub_(potential), cheapest).sum(1)
-            potentials.append(potential[:, 0])
-            bounds.append(least)
-        newcomers = torch.cat(potentials).double()
+        least = torch.empty(len(pool), dtype=torch.float64, device=self.cost.device)
+        newcomers = torch.empty_like(least) if potentials is None else potentials
+        for first in range(0, len(pool), block):
+            rows = slice(first, first + block)
+            costs = self.cost[pool[rows]]  # [p, n]
+            if potentials is None:
+                newcomers[rows] = self._best_potentials(costs, log_taken)
+            taken = costs.sub_(newcomers[rows, None].float())
+            least[rows] = torch.minimum(taken, cheapest, out=taken).sum(1)
         linear = (self.potentials[: self.m - 1].sum() + newcomers) / self.m
-        bound = linear + column_mass * torch.cat(bounds).double()
+        bound = linear + self.problem.capacity / self.n * least
         rounding = SCREEN_ROUNDING * (self.scale + self.potentials.abs().mean() + newcomers.abs())
         bound = torch.where(bound.isfinite(), bound - rounding, -torch.inf)
         return Screened(pool, bound, newcomers)
+
+    def _best_potentials(self, costs: torch.Tensor, log_taken: torch.Tensor) -> torch.Tensor:
+        """Return, for each row of `costs` [p, n], the potential at which it holds mass 1/m."""
+        epsilon = self.problem.epsilon
+        log_wanted = math.log(self.n / (self.m * self.problem.capacity))
+        logits = costs.div(-epsilon).sub_(log_taken)
+        # sigmoid(x) <= e^x: this start holds at most the mass wanted.
+        log_u = low = log_wanted - torch.logsumexp(logits, 1, keepdim=True)  # [p, 1]
+        high = torch.full_like(low, torch.inf)
+        for _ in range(N_SCREEN_STEPS):
+            share = torch.sigmoid(logits + log_u)
+            mass = share.sum(1, keepdim=True)
+            slope = mass - share.square_().sum(1, keepdim=True)
+            step = (log_wanted - mass.log()) * mass / slope.clamp_(min=1e-30)
+            is_low = step > 0.0
+            low, high = torch.where(is_low, log_u, low), torch.where(is_low, high, log_u)
+            log_u = log_u + step.clamp_(max=MAX_LOG_STEP)
+            # Between clusters of targets the mass hardly moves and a step goes too far.
+            inside = (log_u >= low) & (log_u <= high)
+            log_u = torch.where(inside, log_u, (low + high) / 2)
+        return (log_u * epsilon)[:, 0]
 
     def solve(self, screened: Screened, ceilings: torch.Tensor) -> tuple[torch.Tensor, int]:
         """Return the converged transport costs of the candidates that can stay below `ceilings`.
@@ -164,6 +170,10 @@ class Extension:
             problems, self.problem.solve(problems).potentials
         )
         return costs, n_solved + len(left)
+
+
+def _block_entries(cost: torch.Tensor) -> int:
+    return CPU_BLOCK_ENTRIES if cost.device.type == "cpu" else GPU_BLOCK_ENTRIES
 
 
 class _Stack:

@@ -141,6 +141,10 @@ class Objective:
         self.scale = cost_scale(self.cost, is_square=target is None)
         self._moments = Moments(self._features.float(), centred_goal.float())
         self.confidence_loss = self._checked_losses(confidence_loss)
+        # Each image's potential when it was last screened; NaN: never. Speeds up, never decides.
+        self._last_potentials = torch.full(
+            (len(images),), torch.nan, dtype=torch.float64, device=self.cost.device
+        )
 
         unit = self.scale if units == "relative" else 1.0
         self.mean_weight, self.std_weight = float(mean_weight), float(std_weight)
@@ -210,7 +214,6 @@ class Objective:
         pool: np.ndarray,
         *,
         below: float = np.inf,
-        start: torch.Tensor | None = None,
     ) -> Addition:
         """Find the image whose addition to `base` gives the lowest objective below `below`.
 
@@ -222,7 +225,6 @@ class Objective:
             base: The images already chosen.
             pool: The candidates, int64 [p], none of them in `base`.
             below: Candidates that can't stay below this value are of no interest.
-            start: Potentials of the base's transport problem to start from, if known.
 
         Returns:
             The best candidate; between equals, the one with the lowest index.
@@ -235,35 +237,36 @@ class Objective:
         rest -= SCREEN_ROUNDING * (rest + (self.mean_weight + self.std_weight) * self.scale)
         hopeful = rest < below
         candidates, rest = candidates[hopeful], rest[hopeful]
+        extension = Extension(self.problem, self.cost, held, scale=self.scale)
+        if below < np.inf:
+            # One cheap pass with the potentials that were best for the last base they met.
+            rough = extension.screen(candidates, self._last_potentials[candidates])
+            hopeful = rough.bounds + rest < below
+            candidates, rest = candidates[hopeful], rest[hopeful]
+        screened = extension.screen(candidates)
+        self._last_potentials[candidates] = screened.potentials
+        floor = screened.bounds + rest
+        order = torch.argsort(floor, stable=True)
+
         n_solved, best_value = 0, torch.inf
         best_index: int | None = None
-        if len(candidates):
-            extension = Extension(self.problem, self.cost, held, scale=self.scale, start=start)
-            screened = extension.screen(candidates)
-            floor = screened.bounds + rest
-            order = torch.argsort(floor, stable=True)
-            order = order[: int((floor < below).sum())]
-            block = FIRST_BLOCK
-            while len(order):
-                bar = min(below, best_value + margin)
-                order = order[floor[order] <= bar]
-                now, order = order[:block], order[block:]
-                block = max(FIRST_BLOCK, BLOCK_ENTRIES // self.cost.shape[1])
-                if not len(now):
-                    break
-                transport, n_now = extension.solve(screened.keep(now), bar - rest[now])
-                n_solved += n_now
-                solved = transport.isfinite()
-                indices = candidates[now[solved]]
-                if not len(indices):
+        block = FIRST_BLOCK
+        while len(order):
+            bar = min(below, best_value + margin)
+            order = order[floor[order] <= bar]
+            now, order = order[:block], order[block:]
+            block = max(FIRST_BLOCK, BLOCK_ENTRIES // self.cost.shape[1])
+            transport, n_now = extension.solve(screened.keep(now), bar - rest[now])
+            n_solved += n_now
+            solved = transport.isfinite()
+            indices = candidates[now[solved]]
+            values = transport[solved] + self._rest_with(held, indices)
+            for value, index in zip(values.tolist(), indices.tolist(), strict=True):
+                if value >= below:
                     continue
-                values = transport[solved] + self._rest_with(held, indices)
-                for value, index in zip(values.tolist(), indices.tolist(), strict=True):
-                    if value >= below:
-                        continue
-                    ties = best_index is not None and abs(value - best_value) <= margin
-                    if (ties and index < best_index) or (not ties and value < best_value):
-                        best_value, best_index = value, index
+                ties = best_index is not None and abs(value - best_value) <= margin
+                if (ties and index < best_index) or (not ties and value < best_value):
+                    best_value, best_index = value, index
         return Addition(best_index, best_value, len(pool) - n_solved, n_solved)
 
     def _rest(self, subsets: torch.Tensor) -> torch.Tensor:

@@ -23,7 +23,7 @@ transport); Cuturi & Peyre 2016 (the semi-dual); Altschuler, Weed & Rigollet 201
 """
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -36,7 +36,7 @@ Array = np.ndarray | torch.Tensor
 DEFAULT_CAPACITY = 1.05
 DEFAULT_RELATIVE_EPSILON = 0.025
 # Error of the row masses (their sum is 1) at which a plan counts as converged.
-DEFAULT_TOL = 1e-9
+DEFAULT_TOL = 1e-8
 DEFAULT_MAX_ITER = 500
 
 # The temperature starts at this share of the spread of costs, where soft-max is soft.
@@ -195,40 +195,27 @@ class Problem:
             return costs
         return torch.cat([costs, costs.new_zeros(len(costs), 1, costs.shape[2])], 1)
 
-    def solve(self, costs: torch.Tensor, start: torch.Tensor | None = None) -> Solution:
-        """Maximise the semi-dual of each problem.
-
-        Args:
-            costs: [b, m, n].
-            start: Potentials [b, r] to begin from; default: cooled down from a soft problem.
-        """
+    def solve(self, costs: torch.Tensor) -> Solution:
+        """Maximise the semi-dual of each problem, costs [b, m, n]."""
         block = max(1, BLOCK_ENTRIES // costs[0].numel())
-        solved = [
-            self._solve_block(costs[i : i + block], None if start is None else start[i : i + block])
-            for i in range(0, len(costs), block)
-        ]
+        solved = [self._solve_block(costs[i : i + block]) for i in range(0, len(costs), block)]
         if len(solved) == 1:
             return solved[0]
         return Solution(
             *(
-                torch.cat([getattr(part, name) for part in solved])
-                for name in ("potentials", "row_error", "converged", "n_iter")
+                torch.cat([getattr(part, field.name) for part in solved])
+                for field in fields(Solution)
             )
         )
 
-    def _solve_block(self, costs: torch.Tensor, start: torch.Tensor | None) -> Solution:
-        b, m, n = costs.shape
+    def _solve_block(self, costs: torch.Tensor) -> Solution:
+        b, m, _ = costs.shape
         masses = self.row_masses(m, costs.device)
         augmented = self.with_slack(costs)  # [b, r, n]
         warm_tol = min(WARM_TOL, 0.5 * masses.min().item())
-        r = len(masses)
-        if start is None:
-            potentials = costs.new_zeros(b, r)
-            spread = augmented.amax((1, 2)) - augmented.amin((1, 2))
-            temperature = (START_TEMPERATURE * spread).clamp(min=self.epsilon)
-        else:
-            potentials = start.clone()
-            temperature = costs.new_full((b,), self.epsilon)
+        spread = augmented.amax((1, 2)) - augmented.amin((1, 2))
+        temperature = (START_TEMPERATURE * spread).clamp(min=self.epsilon)
+        potentials = costs.new_zeros(b, len(masses))
         row_error = costs.new_full((b,), torch.inf)
         n_iter = torch.zeros(b, dtype=torch.int64, device=costs.device)
 
