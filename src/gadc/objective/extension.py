@@ -30,6 +30,15 @@ N_SCREEN_STEPS = 6
 SCREEN_ROUNDING = 1e-5
 # Newton steps for a candidate before it is handed to the general solver.
 MAX_NEWTON_STEPS = 20
+# The first Newton step hardly moves the bounds that screening gave; from the second on they are
+# looked at for as long as the last look left at most this share of the candidates.
+FIRST_BOUND_STEP = 2
+BOUNDS_PAY = 0.9
+# Two rows of the base whose kernels overlap by less than this are taken as independent in the
+# Hessian, which only steers: with many rows, most pairs never meet.
+LEAST_OVERLAP = 1e-5
+# Levenberg's damping of those steps, relative to the diagonal: above float32's rounding.
+RIDGE = 1e-5
 # Longest Newton step, as the logarithm of a scaling.
 MAX_LOG_STEP = 4.0
 
@@ -150,18 +159,23 @@ class Extension:
         costs = self.cost.new_full((p,), torch.inf, dtype=torch.float64)
         state = _Stack(self, screened)
         left = torch.arange(p, device=costs.device)
-        n_solved = 0
-        for _ in range(MAX_NEWTON_STEPS):
+        n_solved, bounds_pay = 0, True
+        for n_steps in range(MAX_NEWTON_STEPS):
             error = state.evaluate()
             done = error <= self.problem.tol
             if done.any():
                 costs[left[done]] = state.transport_costs()[done]
                 n_solved += int(done.sum())
-            undecided = ~done & (state.lower_bounds() <= ceilings[left])
+            undecided = ~done
+            if n_steps >= FIRST_BOUND_STEP and bounds_pay:
+                possible = state.lower_bounds() <= ceilings[left]
+                bounds_pay = int(possible.sum()) < BOUNDS_PAY * len(left)
+                undecided &= possible
             if not undecided.any():
                 return costs, n_solved
-            left = left[undecided]
-            state.keep(undecided)
+            if not undecided.all():
+                left = left[undecided]
+                state.keep(undecided)
             state.step()
         # Underflow, or a problem too hard for undamped steps: the general solver takes its time.
         rows = torch.cat([self.base.expand(len(left), -1), screened.pool[left][:, None]], 1)
@@ -204,11 +218,12 @@ class _Stack:
             [extension.potentials.expand(len(screened.pool), -1), screened.potentials[:, None]], 1
         )  # [p, r + 1]
         self.log_scaling = torch.zeros_like(self.start)
-        r = len(self.kernel)
-        self.pairs = torch.triu_indices(r, r, device=self.kernel.device)
-        # float32: the Hessian only steers, the gradient decides.
-        kernel = self.kernel.float()
-        self.pair_products = (kernel[self.pairs[0]] * kernel[self.pairs[1]]).T  # [n, r (r + 1) / 2]
+        self.steering_kernel = kernel = self.kernel.float()
+        overlap = kernel @ kernel.T  # [r, r]
+        norms = overlap.diagonal().sqrt()
+        meet = overlap >= LEAST_OVERLAP * norms[:, None] * norms
+        self.pairs = torch.nonzero(meet.triu()).T  # [2, n_pairs]
+        self.pair_products = (kernel[self.pairs[0]] * kernel[self.pairs[1]]).T  # [n, n_pairs]
 
     def keep(self, mask: torch.Tensor) -> None:
         """Go on with the candidates in `mask` alone."""
@@ -230,23 +245,25 @@ class _Stack:
         return (self.masses - self.there).abs().sum(1)
 
     def step(self) -> None:
-        """Take one Newton step, shortened where it is long."""
+        """Take one Newton step, shortened where it is long; float32 steers, float64 decides."""
         p, rows = self.there.shape
+        scaling = self.scaling.float()
         inverse = self.inverse.float()
-        newcomer = self.newcomer.float() * inverse  # [p, n]
-        base_newcomer = (newcomer * inverse) @ self.kernel.float().T  # [p, r]
-        hessian = torch.zeros(p, rows, rows, dtype=torch.float64, device=self.there.device)
-        shared = (inverse.square_() @ self.pair_products).double()
-        hessian[:, self.pairs[0], self.pairs[1]] = shared
-        hessian[:, self.pairs[1], self.pairs[0]] = shared
-        hessian[:, -1, :-1] = hessian[:, :-1, -1] = base_newcomer.double()
-        hessian[:, -1, -1] = newcomer.square_().sum(1).double()
-        hessian *= -self.column_mass * self.scaling[:, :, None] * self.scaling[:, None, :]
-        hessian.diagonal(dim1=1, dim2=2).add_(self.there * (1.0 + 1e-6) + 1e-13)
+        newcomer = self.newcomer.float().mul_(inverse)  # [p, n]
+        hessian = torch.zeros(p, rows, rows, device=inverse.device)
+        hessian[:, -1, -1] = newcomer.square().sum(1)
+        hessian[:, -1, :-1] = newcomer.mul_(inverse) @ self.steering_kernel.T
+        # Only the lower triangle is read.
+        hessian[:, self.pairs[1], self.pairs[0]] = inverse.square_() @ self.pair_products
+        hessian *= scaling[:, :, None]
+        hessian *= scaling[:, None, :] * -self.column_mass
+        hessian.diagonal(dim1=1, dim2=2).add_(self.there.float(), alpha=1.0 + RIDGE)
         hessian += 1.0 / rows**2  # fixes the direction in which all potentials shift together
-        step, info = torch.linalg.solve_ex(hessian, self.masses - self.there)
-        # A failed solve poisons its own candidate, which the general solver then takes.
-        step = torch.where((info == 0)[:, None], step, torch.nan)
+        factor, info = torch.linalg.cholesky_ex(hessian)
+        gradient = (self.masses - self.there).float()[:, :, None]
+        step = torch.cholesky_solve(gradient, factor)[:, :, 0].double()
+        # A failed factorisation poisons its own candidate, which the general solver then takes.
+        step[info != 0] = torch.nan
         step *= (MAX_LOG_STEP / step.abs().amax(1)).clamp(max=1.0)[:, None]
         self.log_scaling += step
         if self.extension.problem.has_slack:
