@@ -64,6 +64,7 @@ class Extension:
         cost: [n_images, n], float32.
         base: Indices of the base set, possibly none.
         scale: The typical cost, in which float32 rounding is measured.
+        start: The base's potentials [m - 1] in some similar set; NaN where unknown.
     """
 
     def __init__(
@@ -73,12 +74,19 @@ class Extension:
         base: torch.Tensor,
         *,
         scale: float,
+        start: torch.Tensor | None = None,
     ) -> None:
         self.problem, self.cost, self.base, self.scale = problem, cost, base, scale
         self.m, self.n = len(base) + 1, cost.shape[1]
         base_costs = cost[base].double()[None]  # [1, m - 1, n]
         if len(base):
-            self.potentials = problem.solve(base_costs).potentials[0]  # [r], the slack's last, zero
+            known = start is not None and bool(start.isfinite().all())
+            if start is not None and known:
+                potentials = torch.cat([start, start.new_zeros(int(problem.has_slack))])
+                solution = problem.solve_from(base_costs, potentials[None])
+            else:
+                solution = problem.solve(base_costs)
+            self.potentials = solution.potentials[0]  # [r], the slack's last, zero
         else:
             self.potentials = base_costs.new_zeros(int(problem.has_slack))
         self.base_costs = problem.with_slack(base_costs)[0]  # [r, n]

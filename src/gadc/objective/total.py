@@ -141,7 +141,8 @@ class Objective:
         self.scale = cost_scale(self.cost, is_square=target is None)
         self._moments = Moments(self._features.float(), centred_goal.float())
         self.confidence_loss = self._checked_losses(confidence_loss)
-        # Each image's potential when it was last screened; NaN: never. Speeds up, never decides.
+        # Each image's potential when it was last in a base or screened; NaN: never. It is where
+        # the next solution starts from: it saves time and decides nothing.
         self._last_potentials = torch.full(
             (len(images),), torch.nan, dtype=torch.float64, device=self.cost.device
         )
@@ -237,7 +238,10 @@ class Objective:
         rest -= SCREEN_ROUNDING * (rest + (self.mean_weight + self.std_weight) * self.scale)
         hopeful = rest < below
         candidates, rest = candidates[hopeful], rest[hopeful]
-        extension = Extension(self.problem, self.cost, held, scale=self.scale)
+        extension = Extension(
+            self.problem, self.cost, held, scale=self.scale, start=self._last_potentials[held]
+        )
+        self._last_potentials[held] = extension.potentials[: len(held)]
         if below < np.inf:
             # One cheap pass with the potentials that were best for the last base they met.
             rough = extension.screen(candidates, self._last_potentials[candidates])

@@ -44,6 +44,8 @@ START_TEMPERATURE = 0.25
 # A problem cools once its row masses are right to this, and to half the smallest mass: a row or
 # slack still empty then would have to travel the rest of the way in short steps.
 WARM_TOL = 0.02
+# Newton steps that a start near the answer may take.
+WARM_STEPS = 12
 # Problems are solved in blocks of about this many plan entries (64 MB in float64).
 BLOCK_ENTRIES = 8_000_000
 
@@ -195,6 +197,13 @@ class Problem:
             return costs
         return torch.cat([costs, costs.new_zeros(len(costs), 1, costs.shape[2])], 1)
 
+    def solve_from(self, costs: torch.Tensor, start: torch.Tensor) -> Solution:
+        """Solve one problem [1, m, n] from potentials [1, r] near the answer; else from cold."""
+        solution = self._climb(
+            costs, start, costs.new_full((1,), self.epsilon), min(WARM_STEPS, self.max_iter)
+        )
+        return solution if bool(solution.converged) else self.solve(costs)
+
     def solve(self, costs: torch.Tensor) -> Solution:
         """Maximise the semi-dual of each problem, costs [b, m, n]."""
         block = max(1, BLOCK_ENTRIES // costs[0].numel())
@@ -210,23 +219,36 @@ class Problem:
 
     def _solve_block(self, costs: torch.Tensor) -> Solution:
         b, m, _ = costs.shape
+        highest = costs.amax((1, 2)).clamp(min=0.0)
+        lowest = costs.amin((1, 2)).clamp(max=0.0)
+        temperature = (START_TEMPERATURE * (highest - lowest)).clamp(min=self.epsilon)
+        return self._climb(
+            costs, costs.new_zeros(b, m + self.has_slack), temperature, self.max_iter
+        )
+
+    def _climb(
+        self,
+        costs: torch.Tensor,
+        start: torch.Tensor,
+        temperature: torch.Tensor,
+        max_iter: int,
+    ) -> Solution:
+        """Climb the semi-dual of each problem [b, m, n] from `start` [b, r], cooling to epsilon."""
+        b, m, _ = costs.shape
         masses = self.row_masses(m, costs.device)
-        augmented = self.with_slack(costs)  # [b, r, n]
         warm_tol = min(WARM_TOL, 0.5 * masses.min().item())
-        spread = augmented.amax((1, 2)) - augmented.amin((1, 2))
-        temperature = (START_TEMPERATURE * spread).clamp(min=self.epsilon)
-        potentials = costs.new_zeros(b, len(masses))
+        potentials = start.clone()
         row_error = costs.new_full((b,), torch.inf)
         n_iter = torch.zeros(b, dtype=torch.int64, device=costs.device)
 
         active = torch.arange(b, device=costs.device)
-        state = NewtonState(augmented, masses, self.capacity, potentials.clone(), temperature)
-        for step in range(self.max_iter + 1):
+        state = NewtonState(self.with_slack(costs), masses, self.capacity, start, temperature)
+        for step in range(max_iter + 1):
             # Rough problems cool; a problem is done by its own error, whoever shares the batch.
             error = state.error
             at_end = state.temperature <= self.epsilon
             done = at_end & (error <= self.tol)
-            if step == self.max_iter:
+            if step == max_iter:
                 done = torch.ones_like(done)
             if done.any():
                 finished = active[done]
