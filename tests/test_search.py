@@ -157,13 +157,6 @@ def test_keep_and_exclude_are_obeyed() -> None:
     assert found.is_swap_optimal
 
 
-def test_one_of_a_group_is_chosen_at_most() -> None:
-    features = np.repeat(class_features(20), 4, axis=0)
-    groups = np.repeat(np.arange(20), 4)
-    found = search(Objective(features), 10, candidates=Candidates(80, groups=groups))
-    assert len(set(groups[found.order])) == 10
-
-
 @pytest.mark.parametrize("start", ["greedy", "medoids"])
 def test_best_start_is_not_worse_than_either(start: str) -> None:
     objective = class_objective()
@@ -188,5 +181,3 @@ def test_bad_candidates_are_refused() -> None:
         Candidates(5, keep=[1], exclude=[1])
     with pytest.raises(InputError, match="allowed: 0 to 4"):
         Candidates(5, keep=[5])
-    with pytest.raises(InputError, match="duplicates"):
-        Candidates(3, keep=[0, 1], groups=np.array([0, 0, 1]))

@@ -1,0 +1,1 @@
+"""Features and class probabilities: encoders, extraction, the store, and the linear probe."""
