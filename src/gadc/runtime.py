@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import json
-import logging
 import sys
 import time
 from collections.abc import Iterator
@@ -137,12 +136,3 @@ def progress(stage: str, n_total: int, *, style: ProgressStyle = "silent") -> It
                     bar.advance(task, n_items)
 
             yield _Bar()
-
-
-def log_to_stderr(level: int = logging.INFO) -> None:
-    """Send gadc's log lines to stderr; for the command line, never called on import."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
-    logger = logging.getLogger("gadc")
-    logger.handlers[:] = [handler]
-    logger.setLevel(level)

@@ -5,6 +5,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +20,8 @@ TEMPORARY_PREFIX = ".gadc-tmp-"
 LOCK_NAME = ".gadc-lock"
 OWNER_NAME = ".gadc-lock-owner.json"
 READ_CHUNK_BYTES = 1 << 20
+ESCAPED = re.compile(r"\\(\\|x[0-9a-f]{2})")
+SURROGATE = re.compile("[\udc80-\udcff]")
 
 
 def canonical_json(value: Any) -> str:
@@ -29,6 +32,19 @@ def canonical_json(value: Any) -> str:
 def digest(value: Any) -> str:
     """Return the hexadecimal SHA-256 of `value` in canonical JSON."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def escape_name(name: str) -> str:
+    r"""Return `name` as valid Unicode: an undecodable byte becomes `\xNN`, a backslash `\\`."""
+    doubled = name.replace("\\", "\\\\")
+    return SURROGATE.sub(lambda match: f"\\x{ord(match[0]) - 0xDC00:02x}", doubled)
+
+
+def unescape_name(text: str) -> str:
+    """Undo `escape_name`."""
+    return ESCAPED.sub(
+        lambda match: "\\" if match[1] == "\\" else chr(0xDC00 + int(match[1][1:], 16)), text
+    )
 
 
 def file_sha256(path: Path) -> str:
@@ -98,8 +114,11 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def sweep_temporaries(folder: Path) -> None:
-    """Remove what a killed run left half-written; call it while holding the folder's lock."""
-    for leftover in folder.rglob(f"{TEMPORARY_PREFIX}*"):
+    """Remove what a killed run left half-written; call it while holding the folder's lock.
+
+    Folders below have locks, and perhaps writers, of their own.
+    """
+    for leftover in folder.glob(f"{TEMPORARY_PREFIX}*"):
         leftover.unlink(missing_ok=True)
 
 
@@ -111,10 +130,13 @@ def prepare_output(folder: Path, *inputs: Path) -> None:
         *inputs: Files or folders that are read.
 
     Raises:
-        InputError: `folder` is an input, lies inside one, is a file, or can't be written.
+        InputError: An input is missing; `folder` is an input, lies inside one, is a file, or
+            can't be written.
     """
     target = folder.resolve()
     for given in inputs:
+        if not given.exists():
+            raise InputError("missing_source", f"{given}: there is no such file or folder")
         source = given.resolve()
         if target == source or (source.is_dir() and source in target.parents):
             raise InputError(

@@ -4,10 +4,15 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 import scipy.linalg
+import scipy.sparse.linalg
 from numpy.typing import NDArray
+
+from gadc.runtime import generator
 
 LEVELS = 255
 """Rows are 8-bit levels; features are on the scale from 0 to 1."""
+LANCZOS_BELOW = 0.1
+"""A tenth of all directions or fewer are found by iteration, in a tenth of the time."""
 LEAST_VARIANCE = 1e-10
 """Of the largest: components below are rounding."""
 
@@ -40,9 +45,14 @@ def principal_components(
     covariance = products / n_rows - np.outer(mean, mean)
     n_levels = len(covariance)
     n_kept = min(n_components, n_levels)
-    variances, directions = scipy.linalg.eigh(
-        covariance, subset_by_index=(n_levels - n_kept, n_levels - 1)
-    )
+    if n_kept < LANCZOS_BELOW * n_levels and covariance.any():
+        # A start of our own: the default is another one in every run.
+        start = generator(0, "principal components").standard_normal(n_levels)
+        variances, directions = scipy.sparse.linalg.eigsh(covariance, k=n_kept, v0=start)
+    else:
+        variances, directions = scipy.linalg.eigh(
+            covariance, subset_by_index=(n_levels - n_kept, n_levels - 1)
+        )
     variances, directions = variances[::-1], directions[:, ::-1]
     n_real = max(1, int((variances > LEAST_VARIANCE * variances[0]).sum()))
     directions = directions[:, :n_real]

@@ -1,7 +1,6 @@
 """Features on disk: a folder that is complete and verified, or anybody's own file."""
 
 import json
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from gadc.features.checks import as_class_indices, check_lengths
 from gadc.features.formats import read_feature_file, read_labels
 from gadc.features.tensors import map_tensors
 from gadc.images.source import Excluded, Quarantined
-from gadc.storage import digest, file_sha256
+from gadc.storage import digest, escape_name, file_sha256, unescape_name
 
 SCHEMA_VERSION = 1
 FEATURES_NAME = "features.safetensors"
@@ -26,8 +25,6 @@ QUARANTINE_NAME = "quarantine.parquet"
 EXCLUDED_NAME = "excluded.parquet"
 SUMMARY_NAME = "features.json"
 ROWS_PER_GROUP = 65_536
-ESCAPED = re.compile(r"\\(\\|x[0-9a-f]{2})")
-SURROGATE = re.compile("[\udc80-\udcff]")
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,19 +216,6 @@ def _load_folder(folder: Path, *, verify: bool) -> FeatureSet:
         ],
         n_scanned=summary["n_scanned"],
         provenance=summary["provenance"],
-    )
-
-
-def escape_name(name: str) -> str:
-    r"""Return `name` as valid Unicode: an undecodable byte becomes `\xNN`, a backslash `\\`."""
-    doubled = name.replace("\\", "\\\\")
-    return SURROGATE.sub(lambda match: f"\\x{ord(match[0]) - 0xDC00:02x}", doubled)
-
-
-def unescape_name(text: str) -> str:
-    """Undo `escape_name`."""
-    return ESCAPED.sub(
-        lambda match: "\\" if match[1] == "\\" else chr(0xDC00 + int(match[1][1:], 16)), text
     )
 
 

@@ -13,7 +13,7 @@ from gadc.search.counts import Counts
 from gadc.search.greedy import greedy
 from gadc.search.medoids import medoids
 from gadc.search.restarts import kick
-from gadc.search.swap import exchange
+from gadc.search.swap import Exchanged, exchange
 
 Start = Literal["greedy", "medoids", "best"]
 
@@ -30,7 +30,7 @@ class SearchResult:
             objective, so that the gains sum to minus the objective of the whole subset.
         terms: The subset's unweighted terms, their total and the transport's lower bound.
         is_swap_optimal: No exchange of one chosen image lowers the objective.
-        start: The start that led here.
+        start: The start that led here; `all` where there was nothing to choose.
         start_values: The objective of each start before exchanges.
         counts: The work done, over all starts.
     """
@@ -89,6 +89,11 @@ def search(
     if start not in ("greedy", "medoids", "best"):
         raise InputError("unknown_start", f"start={start!r}; use 'greedy', 'medoids' or 'best'")
 
+    if n_selected == candidates.n_selectable:
+        everything = candidates.allowed([]).tolist()
+        only = Exchanged(everything, objective.value(everything), True, Counts())
+        return _result(objective, only, candidates, "all", {"all": only.value})
+
     counts = Counts()
     starts: dict[str, list[int]] = {}
     if start in ("medoids", "best"):
@@ -120,13 +125,24 @@ def search(
             known_optima=known_optima,
         )
 
-    ordered = greedy(objective, n_selected, candidates.only(best.indices))
+    return _result(objective, best, candidates, best_start, start_values)
+
+
+def _result(
+    objective: Objective,
+    best: Exchanged,
+    candidates: Candidates,
+    start: str,
+    start_values: dict[str, float],
+) -> SearchResult:
+    """Put the chosen images in greedy order."""
+    ordered = greedy(objective, len(best.indices), candidates.only(best.indices))
     return SearchResult(
         order=np.array(ordered.indices, dtype=np.int64),
         gains=-np.diff(np.array(ordered.values), prepend=0.0),
         terms=objective.terms(ordered.indices),
         is_swap_optimal=best.is_swap_optimal,
-        start=best_start,
+        start=start,
         start_values=start_values,
         counts=best.counts,
     )

@@ -1,0 +1,166 @@
+"""The `gadc` command, a file per command; heavy libraries load only where they are needed."""
+
+import contextlib
+import inspect
+import logging
+import re
+import signal
+import sys
+import warnings
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+
+import gadc
+from gadc.cli import demo, doctor, export_command, features, selection
+from gadc.cli.console import Session, emit_error, printable
+from gadc.errors import GadcError
+
+EXIT_FAILED = 1
+EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
+"""128 + the number of the signal, as shells have it."""
+
+NOT_OPTIONS = {"context", "data", "subset"}
+"""Parameters of commands that are not given by a name of their own."""
+
+app = typer.Typer(
+    name="gadc",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (
+    demo.demo,
+    doctor.doctor,
+    features.features,
+    selection.select,
+    export_command.export,
+):
+    app.command()(command)
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"gadc {gadc.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def gadc_options(
+    context: typer.Context,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", metavar="", help="Show no progress and no log lines.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", metavar="", help="Show where in the program an error arose.")
+    ] = False,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            metavar="",
+            help="Print the version.",
+            callback=_print_version,
+            is_eager=True,
+        ),
+    ] = False,
+) -> None:
+    """Pick the few images that stand for a large folder of real images.
+
+    gadc looks at every image once, then chooses, class by class, the subset whose distribution is
+    closest to that of all images. Start with `gadc demo`, which needs no data of yours,
+    or with `gadc select FOLDER --per-class 10 --out RESULT`.
+
+    Results go to stdout; progress, log lines and errors to stderr. A command that was interrupted
+    goes on where it stopped when it is run again. Exit status: 0 done, 1 failed, 2 input that can't
+    be used, 3 done but with bad images set aside (`--strict-exit`), 130 interrupted.
+    """
+    context.obj = Session(quiet=quiet, debug=debug)
+    _log_to_stderr(logging.WARNING if quiet else logging.INFO)
+
+
+def _log_to_stderr(level: int) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_OneLine())
+    logger = logging.getLogger("gadc")
+    logger.handlers[:] = [handler]
+    logger.setLevel(level)
+
+    def show(message: Warning | str, category: type[Warning], *_where: object) -> None:
+        sys.stderr.write(f"warning: {printable(str(message))}\n")
+
+    warnings.showwarning = show  # type: ignore[assignment]
+
+
+class _OneLine(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(f"{record.levelname.lower()}: {record.getMessage()}")
+
+
+def main() -> NoReturn:
+    """Run the command line, and turn every way to end into an exit status."""
+    as_json = "--json" in sys.argv
+    signal.signal(signal.SIGTERM, _terminate)
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that can't show a character must not end a run of hours.
+        with contextlib.suppress(AttributeError, ValueError):
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        app()
+    except GadcError as error:
+        _show_traceback_if_asked()
+        emit_error(_in_options(error.message), error.code, as_json=as_json)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        _end_interrupted(EXIT_INTERRUPTED)
+    except SystemExit as ending:
+        if ending.code in (EXIT_INTERRUPTED, EXIT_TERMINATED):
+            _end_interrupted(int(ending.code))
+        raise
+    except Exception as error:  # noqa: BLE001 - the last resort of a program that people use
+        _show_traceback_if_asked()
+        what = f"{type(error).__name__}: {error}"
+        emit_error(
+            f"unexpected {what}; this is a bug of gadc's: run `gadc --debug ...` for the place and "
+            "report it",
+            "unexpected",
+            as_json=as_json,
+        )
+        sys.exit(EXIT_FAILED)
+    sys.exit(0)
+
+
+def _in_options(message: str) -> str:
+    """Return an error of the library with the names of its arguments as those of options."""
+    names = {
+        name
+        for command in app.registered_commands
+        if command.callback is not None
+        for name in inspect.signature(command.callback).parameters
+    } - NOT_OPTIONS
+    for name in sorted(names, key=len, reverse=True):
+        option = "--" + name.replace("_", "-")
+        message = re.sub(rf"(?<![\w-]){name}=(?=\S)", f"{option} ", message)
+        if "_" in name:  # a single word may be just a word
+            message = re.sub(rf"(?<![\w/.-]){name}(?![\w/.-])", option, message)
+    return message
+
+
+def _terminate(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise SystemExit(EXIT_TERMINATED)
+
+
+def _end_interrupted(code: int) -> NoReturn:
+    sys.stderr.write("interrupted; run the same command again to go on where it stopped\n")
+    sys.exit(code)
+
+
+def _show_traceback_if_asked() -> None:
+    if "--debug" in sys.argv:
+        import traceback
+
+        traceback.print_exc()

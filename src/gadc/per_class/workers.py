@@ -1,0 +1,111 @@
+"""Many classes at once, each in one process and one thread."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+
+import torch
+
+from gadc.errors import GadcError, RunError
+from gadc.per_class.selection import ClassSelection, ClassTask, select_class, single_thread
+
+Done = Callable[[int, ClassSelection], None]
+
+
+def select_classes(tasks: Iterable[tuple[int, ClassTask]], done: Done, *, n_workers: int) -> None:
+    """Select from every class, and report each when it is finished, in any order.
+
+    The numbers don't depend on `n_workers`. If one class fails, or the run is interrupted, those
+    that are under way are finished and reported first. Workers end with this process, however it
+    ends.
+
+    Args:
+        tasks: Numbered classes, made one by one as they are needed.
+        done: Called in this process.
+        n_workers: Processes; 1 uses none besides this one.
+
+    Raises:
+        GadcError: The error of a class, with its name.
+        RunError: `worker_died`: a process was killed, most likely for want of memory.
+    """
+    if n_workers == 1:
+        with single_thread():
+            for label, task in tasks:
+                done(label, _select_named(task))
+        return
+    pool = ProcessPoolExecutor(
+        n_workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker
+    )
+    running: dict[Future[ClassSelection], int] = {}
+    try:
+        with pool:
+            try:
+                _feed(pool, iter(tasks), running, done, n_waiting=n_workers + 1)
+            except (Exception, KeyboardInterrupt, SystemExit):
+                _drain(running, done)
+                raise
+    except BrokenProcessPool as error:
+        raise RunError(
+            "worker_died",
+            "a worker process was killed, perhaps for want of memory; finished classes are kept: "
+            "run the same command again, with fewer workers if it was memory",
+        ) from error
+
+
+def _feed(
+    pool: ProcessPoolExecutor,
+    tasks: Iterator[tuple[int, ClassTask]],
+    running: dict[Future[ClassSelection], int],
+    done: Done,
+    *,
+    n_waiting: int,
+) -> None:
+    """Keep `n_waiting` classes with the workers: features of more would only fill memory."""
+    while True:
+        while len(running) < n_waiting and (following := next(tasks, None)) is not None:
+            label, task = following
+            running[pool.submit(_select_named, task)] = label
+        if not running:
+            return
+        finished, _ = wait(running, return_when=FIRST_COMPLETED)
+        for future in finished:
+            done(running.pop(future), future.result())
+
+
+def _drain(running: dict[Future[ClassSelection], int], done: Done) -> None:
+    for future in running:
+        future.cancel()
+    wait(running)
+    for future, label in running.items():
+        if not future.cancelled() and future.exception() is None:
+            done(label, future.result())
+
+
+def _select_named(task: ClassTask) -> ClassSelection:
+    try:
+        return select_class(task)
+    except GadcError as error:
+        raise type(error)(error.code, f"class {task.name!r}: {error.message}") from error
+    except Exception as error:
+        raise RunError(
+            "class_failed", f"class {task.name!r}: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _start_worker() -> None:
+    torch.set_num_threads(1)
+    # Ctrl-C reaches the whole group; the parent decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent has ended, killed perhaps, which no pool tells it."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -1,0 +1,1 @@
+"""One run of the command line: what a user names, what is done, and what is written of it."""

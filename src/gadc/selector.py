@@ -1,0 +1,239 @@
+"""The selection as a scikit-learn estimator, for arrays."""
+
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator
+from sklearn.utils import _safe_indexing, check_random_state
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_array, validate_data
+
+from gadc.errors import InputError
+from gadc.features.checks import as_probabilities
+from gadc.job.budget import Shortfall, allocate_budget
+from gadc.job.duplicates import later_copies, row_digests
+from gadc.objective import confidence_losses
+from gadc.objective.total import DEFAULT_MEAN_WEIGHT, DEFAULT_STD_WEIGHT, Units
+from gadc.objective.transport import DEFAULT_CAPACITY, DEFAULT_RELATIVE_EPSILON
+from gadc.per_class.selection import ClassSettings, ClassTask, select_class
+from gadc.runtime import pick_device
+from gadc.search import Start
+from gadc.search.multistart import DEFAULT_PATIENCE
+
+
+class GeometryAwareSelector(BaseEstimator):
+    """Select, of each class, the rows whose distribution is closest to that of all its rows.
+
+    It is the selection that `gadc.condense` makes, on arrays. Exact copies of a row are selected
+    only where a class has no other rows left.
+
+    Args:
+        n_per_class: Rows of each class; of all rows without `y`.
+        start: See `gadc.search.search`; so are `max_swaps` and `patience`.
+        max_swaps: Most exchanges per start; None for as many as help.
+        patience: Failed attempts in a row to leave the best local optimum.
+        random_state: For those attempts: an integer, a `RandomState`, or None for another result
+            each time.
+        capacity: See `gadc.Objective`; so are all weights and `units`.
+        epsilon: See there.
+        mean_weight: See there.
+        std_weight: See there.
+        confidence_weight: See there; None for 0.03 if `fit` gets probabilities, else 0.
+        units: See there.
+        shortfall: What happens where a class has fewer rows: see `gadc.job.budget.allocate_budget`.
+        device: `auto`, `cpu`, `cuda` or `cuda:<index>`.
+
+    Attributes:
+        indices_: Selected rows, class by class in the order of `classes_`, in the order of
+            selection within each, int64 [k].
+        gains_: Decrease of its class's objective by each, float64 [k].
+        objective_: Mean of the classes' objectives.
+        objectives_: Objective of each class, float64 [c].
+        terms_: Terms of each class's objective; see `gadc.Objective.terms`.
+        classes_: The labels in `y`, sorted; `[0]` without `y`.
+        is_swap_optimal_: Whether no exchange of one row would lower an objective.
+        n_features_in_: Number of columns.
+
+    Example:
+        >>> selector = GeometryAwareSelector(n_per_class=10).fit(X, y)  # doctest: +SKIP
+        >>> X[selector.indices_], y[selector.indices_]  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        n_per_class: int = 10,
+        *,
+        start: Start = "best",
+        max_swaps: int | None = None,
+        patience: int = DEFAULT_PATIENCE,
+        random_state: int | np.random.RandomState | None = 0,
+        capacity: float = DEFAULT_CAPACITY,
+        epsilon: float = DEFAULT_RELATIVE_EPSILON,
+        mean_weight: float = DEFAULT_MEAN_WEIGHT,
+        std_weight: float = DEFAULT_STD_WEIGHT,
+        confidence_weight: float | None = None,
+        units: Units = "relative",
+        shortfall: Shortfall = "take-all",
+        device: str = "cpu",
+    ) -> None:
+        self.n_per_class = n_per_class
+        self.start = start
+        self.max_swaps = max_swaps
+        self.patience = patience
+        self.random_state = random_state
+        self.capacity = capacity
+        self.epsilon = epsilon
+        self.mean_weight = mean_weight
+        self.std_weight = std_weight
+        self.confidence_weight = confidence_weight
+        self.units = units
+        self.shortfall = shortfall
+        self.device = device
+
+    def fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike | None = None,
+        *,
+        probabilities: ArrayLike | None = None,
+        target: ArrayLike | None = None,
+    ) -> Self:
+        """Select rows.
+
+        Args:
+            X: Features [n, d]; arithmetic is float32.
+            y: Class of each row [n]; default: all are of one.
+            probabilities: p(class | row) [n, c]. Column j is the integer label j, or, where labels
+                are no such integers, the j-th of `classes_`.
+            target: What each class is to match [t, d]; default: itself.
+
+        Raises:
+            InputError: Arrays or parameters that can't be used; it is a `ValueError`.
+        """
+        if y is None:
+            values = validate_data(self, X, dtype=np.float32)
+            self.classes_, labels = np.zeros(1, dtype=np.int64), np.zeros(len(values), dtype=int)
+        else:
+            values, given = validate_data(self, X, y, dtype=np.float32)
+            check_classification_targets(given)
+            self.classes_, labels = np.unique(given, return_inverse=True)
+        losses = None
+        if probabilities is not None and self.confidence_weight != 0.0:
+            losses = self._confidence_losses(probabilities, labels)
+        tasks = self._tasks(values, labels, losses, target)
+        selections = [select_class(task) for _, task in tasks]
+
+        self.indices_ = np.concatenate(
+            [rows[found.order] for (rows, _), found in zip(tasks, selections, strict=True)]
+        ).astype(np.int64)
+        self.gains_ = np.array([gain for found in selections for gain in found.gains])
+        self.terms_ = [found.terms for found in selections]
+        self.objectives_ = np.array([found.terms["total"] for found in selections])
+        self.objective_ = float(self.objectives_.mean())
+        self.is_swap_optimal_ = all(found.is_swap_optimal for found in selections)
+        return self
+
+    def fit_resample(
+        self,
+        X: ArrayLike,
+        y: ArrayLike | None = None,
+        *,
+        probabilities: ArrayLike | None = None,
+        target: ArrayLike | None = None,
+    ) -> tuple[Any, Any]:
+        """Select rows, and return them: `X[indices_]` and `y[indices_]`, None without `y`.
+
+        Args:
+            X: See `fit`; a data frame stays one.
+            y: See there.
+            probabilities: See there.
+            target: See there.
+        """
+        self.fit(X, y, probabilities=probabilities, target=target)
+        selected = _safe_indexing(X, self.indices_)
+        return selected, None if y is None else _safe_indexing(y, self.indices_)
+
+    def _tasks(
+        self,
+        values: NDArray[np.float32],
+        labels: NDArray[np.int64],
+        losses: NDArray[np.float64] | None,
+        target: ArrayLike | None,
+    ) -> list[tuple[NDArray[np.int64], ClassTask]]:
+        """Return the rows of each class and what its selection needs."""
+        allocation = allocate_budget(
+            np.bincount(labels, minlength=len(self.classes_)),
+            per_class=self.n_per_class,
+            shortfall=self.shortfall,
+            class_names=[str(name) for name in self.classes_],
+        )
+        matched = None if target is None else check_array(target, dtype=np.float32)
+        settings = ClassSettings(
+            start=self.start,
+            max_swaps=self.max_swaps,
+            patience=self.patience,
+            seed=_seed(self.random_state),
+            capacity=self.capacity,
+            epsilon=self.epsilon,
+            mean_weight=self.mean_weight,
+            std_weight=self.std_weight,
+            confidence_weight=self.confidence_weight,
+            units=self.units,
+        )
+        device = str(pick_device(self.device))
+        digests = row_digests(values, "X")
+        tasks = []
+        for label, n_selected in enumerate(allocation.counts.tolist()):
+            rows = np.flatnonzero(labels == label)
+            keep, exclude = _copies([digests[row] for row in rows], n_selected)
+            task = ClassTask(
+                name=str(self.classes_[label]),
+                features=values[rows],
+                n_selected=n_selected,
+                settings=settings,
+                target=matched,
+                confidence_loss=None if losses is None else losses[rows],
+                keep=keep,
+                exclude=exclude,
+                device=device,
+            )
+            tasks.append((rows, task))
+        return tasks
+
+    def _confidence_losses(
+        self, probabilities: ArrayLike, labels: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        found = as_probabilities(np.asarray(probabilities), "probabilities")
+        if len(found) != len(labels):
+            raise InputError(
+                "length_mismatch", f"{len(labels)} rows of X but {len(found)} of probabilities"
+            )
+        n_columns = found.shape[1]
+        classes = self.classes_
+        if classes.dtype.kind in "iu" and classes[0] >= 0 and classes[-1] < n_columns:
+            columns = classes.astype(np.int64)
+        elif n_columns == len(classes):
+            columns = np.arange(n_columns)
+        else:
+            raise InputError(
+                "class_mismatch",
+                f"probabilities have {n_columns} columns for {len(classes)} classes; give one "
+                "column for each, in sorted order",
+            )
+        return confidence_losses(found, columns[labels])
+
+
+def _copies(digests: list[bytes], n_selected: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return which rows to keep and to exclude so that copies come last."""
+    nothing = np.zeros(len(digests), dtype=np.bool_)
+    is_copy = later_copies(digests, np.arange(len(digests)), nothing)
+    if n_selected <= (~is_copy).sum():
+        return (), tuple(np.flatnonzero(is_copy).tolist())
+    return tuple(np.flatnonzero(~is_copy).tolist()), ()
+
+
+def _seed(random_state: int | np.random.RandomState | None) -> int:
+    if isinstance(random_state, int | np.integer):
+        return int(random_state)
+    return int(check_random_state(random_state).randint(np.iinfo(np.int32).max))

@@ -1,0 +1,133 @@
+"""`gadc export`: finding the images again, lists on stdout, and options that don't fit."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from cli_runner import Gadc, gadc_fixture  # noqa: F401 - a fixture
+from features_helpers import tiny_pixels, write_images
+from gadc.subset import Subset
+from subset_factory import folder_subset
+
+QUICK = ("--patience", 0, "--start", "medoids")
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    return write_images(tmp_path / "images")
+
+
+@pytest.fixture
+def run(gadc: Gadc, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A finished run of `gadc select`: two images per class."""
+    monkeypatch.setattr("gadc.runs.inputs.load_encoder", lambda *_args, **_rest: tiny_pixels())
+    assert gadc("select", images, "--out", tmp_path / "run", "--per-class", 2, *QUICK).code == 0
+    return tmp_path / "run"
+
+
+def test_a_run_knows_where_its_images_are(gadc: Gadc, run: Path, tmp_path: Path) -> None:
+    done = gadc("export", run, "--as", "imagefolder", "--out", tmp_path / "out", "--json")
+    assert done.code == 0, done.stderr
+    assert (done.json["n_images"], done.json["n_verified"]) == (6, 6)
+    assert len(list((tmp_path / "out" / "red").iterdir())) == 2
+
+
+def test_the_images_may_have_moved(gadc: Gadc, run: Path, images: Path, tmp_path: Path) -> None:
+    shutil.move(images, tmp_path / "moved")
+    arguments = ("export", run, "--as", "imagefolder", "--out", tmp_path / "out")
+    assert gadc(*arguments).error_code == "missing_source"
+    assert gadc(*arguments, "--source", tmp_path / "moved").code == 0
+
+
+def test_a_subset_alone_needs_to_be_told_where_its_images_are(
+    gadc: Gadc, images: Path, tmp_path: Path
+) -> None:
+    subset, _ = folder_subset(images)
+    subset.save(tmp_path / "subset.parquet")
+    arguments = ("export", tmp_path / "subset.parquet", "--as", "imagefolder", "--out")
+    done = gadc(*arguments, tmp_path / "out")
+    assert (done.code, done.error_code) == (2, "source_unknown")
+    assert gadc(*arguments, tmp_path / "out", "--source", images).code == 0
+
+
+@pytest.mark.parametrize("placement", ["--copy", "--hardlink", "--symlink"])
+def test_images_are_placed_as_asked_for(
+    gadc: Gadc, run: Path, images: Path, tmp_path: Path, placement: str
+) -> None:
+    out = tmp_path / "out"
+    assert gadc("export", run, "--as", "imagefolder", "--out", out, placement).code == 0
+    linked = next((out / "red").iterdir())
+    source = images / "red" / linked.name
+    assert linked.samefile(source) == (placement != "--copy")
+    assert linked.is_symlink() == (placement == "--symlink")
+
+
+def test_an_image_that_changed_is_an_error(
+    gadc: Gadc, run: Path, images: Path, tmp_path: Path
+) -> None:
+    chosen = Subset.load(run).paths[0]
+    (images / chosen).write_bytes(b"another image")
+    done = gadc("export", run, "--as", "imagefolder", "--out", tmp_path / "out")
+    assert (done.code, done.error_code) == (2, "source_changed")
+    assert chosen in done.stderr
+
+
+def test_lists_go_to_stdout_and_name_files_that_are_there(gadc: Gadc, run: Path) -> None:
+    listed = gadc("export", run, "--as", "paths").stdout.splitlines()
+    assert listed == (run / "paths.txt").read_text().splitlines()
+    assert all(Path(path).is_file() for path in listed)
+
+
+def test_nul_ended_paths_are_for_xargs(gadc: Gadc, run: Path) -> None:
+    text = gadc("export", run, "--as", "paths", "--null").stdout
+    assert text.count("\0") == 6
+    assert "\n" not in text
+
+
+def test_reference_json_is_a_flat_list_class_by_class(
+    gadc: Gadc, run: Path, tmp_path: Path
+) -> None:
+    arguments = ("export", run, "--as", "reference-json", "--out", tmp_path / "test_10.json")
+    assert gadc(*arguments, "--path-prefix", "/data/train").code == 0
+    listed = json.loads((tmp_path / "test_10.json").read_text())
+    assert listed == [f"/data/train/{path}" for path in Subset.load(run).paths]
+
+
+def test_csv_has_a_row_per_image(gadc: Gadc, run: Path) -> None:
+    lines = gadc("export", run, "--as", "csv").stdout.splitlines()
+    assert len(lines) == 7
+    assert lines[0].startswith("index,path,sha256,label,class_name")
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        (("--as", "imagefolder"), "no_output"),
+        (("--as", "imagefolder", "--out", "o", "--copy", "--symlink"), "option_conflict"),
+        (("--as", "imagefolder", "--out", "o", "--null"), "option_unused"),
+        (("--as", "imagefolder", "--out", "o", "--path-prefix", "x"), "option_unused"),
+        (("--as", "paths", "--hardlink"), "option_unused"),
+        (("--as", "paths", "--json"), "option_conflict"),
+        (("--as", "csv", "--null"), "option_unused"),
+        (("--as", "paths", "--out", "nosuch/folder/list.txt"), "output_not_writable"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(
+    gadc: Gadc, run: Path, options: tuple[str, ...], code: str
+) -> None:
+    done = gadc("export", run, *options)
+    assert (done.code, done.error_code) == (2, code)
+
+
+def test_what_is_no_subset_is_refused(gadc: Gadc, tmp_path: Path) -> None:
+    assert gadc("export", tmp_path, "--as", "paths").error_code == "subset_missing"
+    (tmp_path / "other.parquet").write_bytes(b"something")
+    done = gadc("export", tmp_path / "other.parquet", "--as", "paths")
+    assert (done.code, done.error_code) == (2, "not_a_subset")
+
+
+def test_a_damaged_record_is_refused(gadc: Gadc, run: Path) -> None:
+    (run / "run.json").write_text("{}")
+    assert gadc("export", run, "--as", "paths").error_code == "bad_record"
