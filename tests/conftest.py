@@ -1,0 +1,8 @@
+"""One thread per test process: the tests run in parallel, and threads that wait for a busy core
+make small tensor operations a hundred times slower.
+"""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
