@@ -164,3 +164,25 @@ def test_bad_subsets_are_refused(indices: list[int], code: str) -> None:
     with pytest.raises(InputError) as raised:
         Objective(blobs(10)).value(indices)
     assert raised.value.code == code
+
+
+@pytest.mark.parametrize("n_images", [5, 20, 30, 60])
+@pytest.mark.parametrize("outlier", [1e4, 1e6, 1e12])
+def test_one_outlier_leaves_the_other_distances_right(n_images: int, outlier: float) -> None:
+    features = np.random.default_rng(0).normal(size=(n_images, 8))
+    features[0] = outlier
+    others = features[1:]
+    expected = ((others[:, None] - others[None]) ** 2).sum(2)
+    objective = Objective(features)
+    np.testing.assert_allclose(objective.cost[1:, 1:].numpy(), expected, rtol=1e-3, atol=1e-5)
+    assert np.isfinite(objective.value([0, 1, 2]))
+
+
+@pytest.mark.parametrize("distance", [1e3, 1e5])
+def test_two_distant_groups_leave_the_distances_within_them_right(distance: float) -> None:
+    features = np.random.default_rng(0).normal(size=(100, 8))
+    features[:30] += distance
+    within = features[30:]
+    expected = ((within[:, None] - within[None]) ** 2).sum(2)
+    cost = Objective(features).cost[30:, 30:].numpy()
+    np.testing.assert_allclose(cost, expected, rtol=1e-3, atol=1e-5)

@@ -181,3 +181,9 @@ def test_bad_candidates_are_refused() -> None:
         Candidates(5, keep=[1], exclude=[1])
     with pytest.raises(InputError, match="allowed: 0 to 4"):
         Candidates(5, keep=[5])
+
+
+def test_max_swaps_stops_before_kicks() -> None:
+    objective = class_objective()
+    assert search(objective, 8, max_swaps=0).counts.n_swaps == 0
+    assert search(objective, 8, max_swaps=2).counts.n_swaps <= 4  # two starts

@@ -187,3 +187,28 @@ def test_bad_input_is_refused(cost: np.ndarray, arguments: dict[str, float], cod
 
 def test_identical_points_cost_nothing() -> None:
     assert partial_transport(np.zeros((3, 10))).transport_cost == 0.0
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_outliers_are_crossed_not_crawled_over(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    points = rng.normal(size=(40, 3))
+    points[:2] *= 300
+    chosen = points[rng.choice(np.arange(2, 40), 5, replace=False)]
+    cost = ((chosen[:, None] - points[None]) ** 2).sum(2)
+    solved = partial_transport(cost)
+    assert solved.converged
+    assert solved.transport_cost >= pot_optimum(cost, 1.05) * (1 - 1e-9)
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1.0, 1e20])
+def test_exact_scales_with_the_cost(scale: float) -> None:
+    cost = random_cost(4, 20)
+    expected = exact_partial_transport(cost).transport_cost
+    solved = exact_partial_transport(cost * scale).transport_cost
+    assert solved == pytest.approx(expected * scale, rel=1e-9)
+
+
+def test_batch_without_epsilon_is_refused() -> None:
+    with pytest.raises(InputError, match="a batch needs its epsilon"):
+        partial_transport(np.ones((2, 3, 4)))

@@ -51,9 +51,10 @@ def exact_partial_transport(cost: Array, *, capacity: float = DEFAULT_CAPACITY) 
     m, n = costs.shape
     rows = sparse.kron(sparse.eye(m), np.ones((1, n)), format="csr")
     columns = sparse.kron(np.ones((1, m)), sparse.eye(n), format="csr")
-    # Masses times n: the solver's absolute tolerances then mean the same at any n.
+    # Masses times n and costs of at most 1: the solver's tolerances are absolute.
+    largest = np.abs(costs).max() or 1.0
     solved = linprog(
-        costs.ravel(),
+        costs.ravel() / largest,
         A_ub=columns,
         b_ub=np.full(n, capacity),
         A_eq=rows,
@@ -62,7 +63,7 @@ def exact_partial_transport(cost: Array, *, capacity: float = DEFAULT_CAPACITY) 
     )
     if solved.status != 0:
         raise RunError("lp_failed", f"the linear programme failed: {solved.message}")
-    return ExactTransport(float(solved.fun) / n, solved.x.reshape(m, n) / n)
+    return ExactTransport(float(solved.fun) * largest / n, solved.x.reshape(m, n) / n)
 
 
 def best_subset(objective: "Objective", n_selected: int) -> tuple[np.ndarray, float]:

@@ -111,6 +111,10 @@ class GeometryAwareSelector(BaseEstimator):
         Raises:
             InputError: Arrays or parameters that can't be used; it is a `ValueError`.
         """
+        if isinstance(self.n_per_class, bool) or not isinstance(self.n_per_class, int | np.integer):
+            raise InputError(
+                "n_per_class_type", f"n_per_class={self.n_per_class!r} must be a whole number >= 1"
+            )
         if y is None:
             values = validate_data(self, X, dtype=np.float32)
             self.classes_, labels = np.zeros(1, dtype=np.int64), np.zeros(len(values), dtype=int)
@@ -120,7 +124,7 @@ class GeometryAwareSelector(BaseEstimator):
             self.classes_, labels = np.unique(given, return_inverse=True)
         losses = None
         if probabilities is not None and self.confidence_weight != 0.0:
-            losses = self._confidence_losses(probabilities, labels)
+            losses = self._confidence_losses(probabilities, labels, has_labels=y is not None)
         tasks = self._tasks(values, labels, losses, target)
         selections = [select_class(task) for _, task in tasks]
 
@@ -202,7 +206,7 @@ class GeometryAwareSelector(BaseEstimator):
         return tasks
 
     def _confidence_losses(
-        self, probabilities: ArrayLike, labels: NDArray[np.int64]
+        self, probabilities: ArrayLike, labels: NDArray[np.int64], *, has_labels: bool
     ) -> NDArray[np.float64]:
         found = as_probabilities(np.asarray(probabilities), "probabilities")
         if len(found) != len(labels):
@@ -211,6 +215,12 @@ class GeometryAwareSelector(BaseEstimator):
             )
         n_columns = found.shape[1]
         classes = self.classes_
+        if not has_labels and n_columns > 1:
+            raise InputError(
+                "labels_missing",
+                f"probabilities have {n_columns} columns, but there is no y to say which is a "
+                "row's own; give y, or one column",
+            )
         if classes.dtype.kind in "iu" and classes[0] >= 0 and classes[-1] < n_columns:
             columns = classes.astype(np.int64)
         elif n_columns == len(classes):

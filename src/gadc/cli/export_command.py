@@ -220,7 +220,17 @@ def _write(path: Path, text: str) -> None:
         raise InputError("output_is_folder", f"output {path} is a folder; name a file")
     if not path.parent.is_dir():
         raise InputError("output_not_writable", f"there is no folder {path.parent}; make it first")
+    if path.exists() and not _holds(path, text):
+        raise InputError(
+            "output_exists", f"{path} exists and holds something else; remove it or name another"
+        )
     write_text(path, text)
+
+
+def _holds(path: Path, text: str) -> bool:
+    """Tell whether a file has this very content, as after the same export before."""
+    content = text.encode("utf-8", "surrogateescape")
+    return path.stat().st_size == len(content) and path.read_bytes() == content
 
 
 def _as_text(result: dict[str, Any]) -> str:

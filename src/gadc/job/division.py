@@ -120,7 +120,7 @@ def find_eligible(
         by_id: Their rows in the order of their ids.
         digests: What exact duplicates have in common [n].
         keep: Ids that must be selected.
-        exclude: Ids that may not.
+        exclude: Ids that may not, nor may their exact duplicates if copies are barred.
         bar_copies: Of exact duplicates only one may be selected: the kept one, or the first.
 
     Raises:
@@ -132,6 +132,9 @@ def find_eligible(
         raise InputError("keep_and_exclude", f"both kept and excluded: {_examples(features, both)}")
     is_copy = np.zeros(features.n_images, dtype=np.bool_)
     if bar_copies:
+        # What is excluded is the image, under whatever name it is found again.
+        contents: set[object] = {digests[row] for row in np.flatnonzero(is_excluded).tolist()}
+        is_excluded |= ~is_kept & np.array([entry in contents for entry in digests], np.bool_)
         if twice := groups_of_copies(digests, by_id[is_kept[by_id]]):
             raise InputError(
                 "keep_duplicates",

@@ -8,6 +8,12 @@ from gadc.errors import InputError
 # Above this ratio of the largest squared norm to the typical one, the float32 identity
 # |x - y|^2 = |x|^2 + |y|^2 - 2 x.y loses more than about three digits, so float64 is used.
 FLOAT32_NORM_RATIO = 1e3
+# A squared distance below this share of the two squared norms has lost more than two digits.
+DROWNED = 1e-4
+# That share of the distances may be so, as they are between near-duplicates.
+FEW_DROWNED = 0.01
+# Rows at a time when differences are squared one by one.
+DIRECT_ROWS = 1024
 
 
 def as_features(features: np.ndarray | torch.Tensor, name: str = "features") -> torch.Tensor:
@@ -55,16 +61,39 @@ def centred(features: torch.Tensor, centre: torch.Tensor) -> torch.Tensor:
     return (features.double() - centre).float()
 
 
-def squared_distances(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-    """Return `||rows_i - columns_j||^2`, float32 [n_rows, n_columns].
+def class_costs(images: torch.Tensor, goal: torch.Tensor, centre: torch.Tensor) -> torch.Tensor:
+    """Return `||images_i - goal_j||^2`, float32 [n, k].
 
-    One matrix product: 2 n_rows n_columns d flops. Both arguments should be centred already, so
-    that norms are comparable to distances; where an outlier makes them incomparable the product
-    is done in float64.
+    One matrix product on centred features, 2 n k d flops. Far-off images or distant groups can
+    make the norms so much larger than the distances that these drown in rounding; then the
+    differences are squared one by one, in float64, which takes some fifty times as long.
 
     Args:
-        rows: Features [n_rows, d].
-        columns: Features [n_columns, d].
+        images: Features [n, d].
+        goal: Features [k, d].
+        centre: A point in their middle [d].
+    """
+    rows, columns = centred(images, centre), centred(goal, centre)
+    cost = squared_distances(rows, columns)
+    norms = rows.square().sum(1)[:, None] + columns.square().sum(1)  # [n, k]
+    n_drowned = int((cost < DROWNED * norms).sum())
+    n_equal = max(len(images), len(goal))  # every image may be in the goal too
+    if n_drowned - n_equal <= FEW_DROWNED * cost.numel():
+        return cost
+    goal = goal.double()
+    blocks = [
+        torch.cdist(block.double(), goal, compute_mode="donot_use_mm_for_euclid_dist").square()
+        for block in images.split(DIRECT_ROWS)
+    ]
+    return torch.cat([block.float() for block in blocks])
+
+
+def squared_distances(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    """Return `||rows_i - columns_j||^2` by one matrix product, float32 [n_rows, n_columns].
+
+    Args:
+        rows: Features [n_rows, d], centred.
+        columns: Features [n_columns, d], centred likewise.
     """
     row_norms = rows.square().sum(1, dtype=torch.float64)  # [n_rows]
     column_norms = columns.square().sum(1, dtype=torch.float64)  # [n_columns]

@@ -14,10 +14,12 @@ linear programme's optimum, which is at least the programme's dual value at any 
 """
 
 import math
+import warnings
 from dataclasses import dataclass
 
 import torch
 
+from gadc.errors import ConvergenceWarning
 from gadc.objective.transport import Problem
 
 # Screening works on blocks of about this many costs: 1 MB in float32 stays in a core's cache.
@@ -126,7 +128,9 @@ class Extension:
             least[rows] = torch.minimum(taken, cheapest, out=taken).sum(1)
         linear = (self.potentials[: self.m - 1].sum() + newcomers) / self.m
         bound = linear + self.problem.capacity / self.n * least
-        rounding = SCREEN_ROUNDING * (self.scale + self.potentials.abs().mean() + newcomers.abs())
+        # The size of the numbers summed: a term of `least` lies between -potential and cheapest.
+        size = self.scale + self.potentials.abs().mean() + cheapest.abs().mean()
+        rounding = SCREEN_ROUNDING * (size + 2.0 * newcomers.abs())
         bound = torch.where(bound.isfinite(), bound - rounding, -torch.inf)
         return Screened(pool, bound, newcomers)
 
@@ -188,9 +192,16 @@ class Extension:
         # Underflow, or a problem too hard for undamped steps: the general solver takes its time.
         rows = torch.cat([self.base.expand(len(left), -1), screened.pool[left][:, None]], 1)
         problems = self.cost[rows].double()
-        costs[left] = self.problem.transport_costs(
-            problems, self.problem.solve(problems).potentials
-        )
+        solution = self.problem.solve(problems)
+        if not solution.converged.all():
+            n_open = int((~solution.converged).sum())
+            warnings.warn(
+                f"{n_open} candidates have not converged and count with the cost of a feasible "
+                "plan that may not be their best; raise epsilon",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
+        costs[left] = self.problem.transport_costs(problems, solution.potentials)
         return costs, n_solved + len(left)
 
 

@@ -5,11 +5,13 @@ import torch
 # A problem starts hot and cools fourfold each time its row masses are roughly right, so that each
 # Newton run starts near its answer.
 COOLING = 0.25
-# Longest Newton step, in units of the temperature: beyond it the quadratic model says nothing.
-MAX_STEP = 8.0
+# Longest Newton step at first, in units of the temperature: beyond it the quadratic model says
+# little. It doubles while such steps help, so that a plateau is crossed, and halves when they fail.
+FIRST_RADIUS = 8.0
 # Levenberg's damping, relative to the diagonal: where it starts, and its floor when raised.
 FIRST_DAMPING = 1e-3
 LEAST_RAISED_DAMPING = 1e-6
+LEAST_DAMPING = 1e-12
 # Relative rounding of the dual value: a step that loses less is not a loss.
 VALUE_ROUNDING = 1e-13
 
@@ -40,11 +42,12 @@ class NewtonState:
         self.costs, self.masses, self.capacity = costs, masses, capacity
         self.potentials, self.temperature = potentials, temperature
         self.damping = torch.full_like(temperature, FIRST_DAMPING)
+        self.radius = torch.full_like(temperature, FIRST_RADIUS)
         self.value, self.share = self.evaluate(potentials)
 
     def keep(self, mask: torch.Tensor) -> None:
         """Go on with the problems in `mask` alone."""
-        for name in ("costs", "potentials", "temperature", "damping", "value", "share"):
+        for name in ("costs", "potentials", "temperature", "damping", "radius", "value", "share"):
             setattr(self, name, getattr(self, name)[mask])
 
     def evaluate(self, potentials: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -75,6 +78,7 @@ class NewtonState:
         cooler = (self.temperature * COOLING).clamp(min=epsilon)
         self.temperature = torch.where(mask, cooler, self.temperature)
         self.damping = torch.where(mask, FIRST_DAMPING, self.damping)
+        self.radius = torch.where(mask, FIRST_RADIUS, self.radius)
         self.value, self.share = self.evaluate(self.potentials)
 
     def step(self) -> None:
@@ -91,13 +95,19 @@ class NewtonState:
         negative_hessian += 1.0 / r**2
         negative_hessian.diagonal(dim1=1, dim2=2).add_(1e-14)
         step = torch.linalg.solve(negative_hessian, gradient)
-        step *= (MAX_STEP / (step.amax(1) - step.amin(1))).clamp(max=1.0)[:, None]
+        length = step.amax(1) - step.amin(1)
+        is_long = length > self.radius
+        step *= (self.radius / length).clamp(max=1.0)[:, None]
         proposed = self.potentials + self.temperature[:, None] * step
         value, share = self.evaluate(proposed)
         better = value >= self.value - VALUE_ROUNDING * self.value.abs()
         self.damping = torch.where(
-            better, self.damping * 0.1, (self.damping * 10.0).clamp(min=LEAST_RAISED_DAMPING)
+            better,
+            (self.damping * 0.1).clamp(min=LEAST_DAMPING),
+            (self.damping * 10.0).clamp(min=LEAST_RAISED_DAMPING),
         )
+        growth = torch.where(better & is_long, 2.0, 1.0)
+        self.radius *= torch.where(better, growth, torch.where(is_long, 0.5, 1.0))
         if better.all():
             self.potentials, self.value, self.share = proposed, value, share
             return

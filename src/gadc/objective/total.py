@@ -1,13 +1,15 @@
 """The objective that a subset minimises: transport, moments and confidence in one place."""
 
+import logging
+import warnings
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
 
-from gadc.errors import InputError
-from gadc.objective.cost import as_features, centre_of, centred, cost_scale, squared_distances
+from gadc.errors import ConvergenceWarning, InputError
+from gadc.objective.cost import as_features, centre_of, centred, class_costs, cost_scale
 from gadc.objective.extension import SCREEN_ROUNDING, Extension
 from gadc.objective.moments import Moments
 from gadc.objective.transport import (
@@ -19,6 +21,8 @@ from gadc.objective.transport import (
     check_epsilon,
 )
 
+logger = logging.getLogger(__name__)
+
 Units = Literal["relative", "absolute"]
 
 DEFAULT_MEAN_WEIGHT = 1.0
@@ -26,11 +30,15 @@ DEFAULT_STD_WEIGHT = 1.0
 DEFAULT_CONFIDENCE_WEIGHT = 0.03
 # A class's cost matrix may take this much memory unless the caller knows better.
 MAX_COST_BYTES = 4 << 30
+# Costs above this multiple of the median leave no digits for differences of epsilon.
+MAX_COST_RATIO = 1e6
 # Values within this share of the scale count as equal; the lower index then wins.
 TIE = 1e-9
 # Candidates solved together: a few first, which lower the bar for the rest, then many.
 FIRST_BLOCK = 16
 BLOCK_ENTRIES = 1_000_000
+# Subsets evaluated together: 64 MB of costs.
+SUBSET_ENTRIES = 8_000_000
 
 
 @dataclass(frozen=True)
@@ -129,7 +137,7 @@ class Objective:
         centre = centre_of(goal)
         self._features = centred(images, centre)
         centred_goal = self._features if target is None else centred(goal, centre)
-        self.cost = squared_distances(self._features, centred_goal)
+        self.cost = class_costs(images, goal, centre)
         if target is None:
             self.cost.fill_diagonal_(0.0)
         if not bool(torch.isfinite(self.cost.sum(dtype=torch.float64))):
@@ -139,6 +147,7 @@ class Objective:
                 f"magnitude is {float(images.abs().max()):.3g})",
             )
         self.scale = cost_scale(self.cost, is_square=target is None)
+        self._cap_costs()
         self._moments = Moments(self._features.float(), centred_goal.float())
         self.confidence_loss = self._checked_losses(confidence_loss)
         # Each image's potential when it was last in a base or screened; NaN: never. It is where
@@ -151,6 +160,20 @@ class Objective:
         self.mean_weight, self.std_weight = float(mean_weight), float(std_weight)
         self.confidence_weight = float(confidence_weight) * unit
         self.problem = Problem(float(capacity), float(epsilon) * unit)
+
+    def _cap_costs(self) -> None:
+        """Cap costs that float64 can't hold together with differences of epsilon, and say so."""
+        cap = MAX_COST_RATIO * self.scale
+        n_far = int((self.cost > cap).any(1).sum())
+        if n_far:
+            logger.warning(
+                "%d images are more than %.0e times the typical distance from others; these "
+                "squared distances count as %.3g: look at the outliers",
+                n_far,
+                MAX_COST_RATIO**0.5,
+                cap,
+            )
+            self.cost.clamp_(max=cap)
 
     def _checked_losses(self, confidence_loss: Array | None) -> torch.Tensor:
         n = len(self._features)
@@ -189,13 +212,20 @@ class Objective:
         transport = self.problem.transport_costs(costs, solution.potentials)
         lower_bound = self.problem.lower_bound(costs, solution.potentials)
         total = transport + self._weighted(mean, std, confidence)
+        if not bool(solution.converged):
+            warnings.warn(
+                f"the transport term of this subset has not converged: row error "
+                f"{solution.row_error.item():.1e}; raise epsilon",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
         return {
             "transport": transport.item(),
             "mean": mean.item(),
             "std": std.item(),
             "confidence": confidence.item(),
             "total": total.item(),
-            "transport_lower_bound": lower_bound.item(),
+            "transport_lower_bound": max(lower_bound.item(), 0.0),  # costs are not negative
             "transport_row_error": solution.row_error.item(),
         }
 
@@ -204,10 +234,14 @@ class Objective:
 
         The plain way, and the yardstick of `best_addition`.
         """
-        sets = self._checked_subsets(subsets)
-        costs = self.cost[sets].double()
-        transport = self.problem.transport_costs(costs, self.problem.solve(costs).potentials)
-        return np.asarray((transport + self._rest(sets)).cpu().numpy())
+        sets = self._checked_subsets(subsets).reshape(-1, np.shape(subsets)[-1])
+        block = max(1, SUBSET_ENTRIES // (sets.shape[1] * self.cost.shape[1]))
+        values = []
+        for some in sets.split(block):
+            costs = self.cost[some].double()
+            transport = self.problem.transport_costs(costs, self.problem.solve(costs).potentials)
+            values.append(transport + self._rest(some))
+        return np.asarray(torch.cat(values).cpu().numpy())
 
     def best_addition(
         self,

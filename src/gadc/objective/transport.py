@@ -12,8 +12,8 @@ leaves a smooth concave function of the row potentials f (and of h, the slack's)
               + e^(h/epsilon)),
 
 whose plan is a soft-max down every column. Its gradient is the error of the row masses and its
-Hessian is [m + 1, m + 1], so Newton's method takes some ten steps where the usual scaling
-iterations (Sinkhorn) take thousands, at any ratio C / epsilon.
+Hessian is [m + 1, m + 1], so Newton's method usually takes some ten steps where the usual scaling
+iterations (Sinkhorn) take thousands.
 
 The slack's own cost would only shift h: a constant dummy cost has no effect on the plan.
 
@@ -39,8 +39,9 @@ DEFAULT_RELATIVE_EPSILON = 0.025
 DEFAULT_TOL = 1e-8
 DEFAULT_MAX_ITER = 500
 
-# The temperature starts at this share of the spread of costs, where soft-max is soft.
-START_TEMPERATURE = 0.25
+# The temperature starts at this multiple of the median cost, where soft-max is soft; an outlier's
+# costs, which would start it far too high, don't count.
+START_TEMPERATURE = 0.5
 # A problem cools once its row masses are right to this, and to half the smallest mass: a row or
 # slack still empty then would have to travel the rest of the way in short steps.
 WARM_TOL = 0.02
@@ -58,7 +59,7 @@ class PartialTransport:
         transport_cost: `<C, plan>`; never below the linear programme's optimum.
         lower_bound: The dual value at the row potentials; never above that optimum.
         row_error: Summed error of the row masses before the plan was rounded onto them.
-        converged: Whether `row_error <= tol`.
+        converged: Whether `row_error <= tol * capacity`.
         n_iter: Newton steps taken.
         plan: [..., m, n]: rows sum to 1/m, columns to at most capacity/n, exactly.
         row_potentials: f [..., m], with the slack's potential at zero (their mean, if no slack).
@@ -86,8 +87,9 @@ def partial_transport(
     Args:
         cost: [m, n], or [b, m, n] for b independent problems; NumPy or torch, any device.
         capacity: kappa >= 1; a column takes at most capacity / n. 1 is balanced transport.
-        epsilon: Entropic regularisation in units of the cost; default 0.025 times the median cost.
-        tol: Largest summed error of the row masses that counts as converged.
+        epsilon: Entropic regularisation in units of the cost; default, for one problem: 0.025
+            times the median of `cost - cost.min()`.
+        tol: Largest summed error of the row masses that counts as converged, per unit of capacity.
         max_iter: Newton steps at most, per problem.
 
     Returns:
@@ -110,8 +112,13 @@ def partial_transport(
         raise InputError("cost_not_finite", "cost holds NaN or infinity; remove those entries")
     check_capacity(capacity)
     if epsilon is None:
-        median = costs.median().item()
-        epsilon = DEFAULT_RELATIVE_EPSILON * (median if median > 0.0 else 1.0)
+        if len(costs) > 1:
+            raise InputError(
+                "epsilon_missing", "a batch needs its epsilon: problems may differ in scale"
+            )
+        shifted = costs - costs.min()
+        typical = shifted.median().item() or shifted.mean().item()
+        epsilon = DEFAULT_RELATIVE_EPSILON * (typical if typical > 0.0 else 1.0)
     check_epsilon(epsilon)
 
     problem = Problem(capacity, epsilon, tol, max_iter)
@@ -219,9 +226,8 @@ class Problem:
 
     def _solve_block(self, costs: torch.Tensor) -> Solution:
         b, m, _ = costs.shape
-        highest = costs.amax((1, 2)).clamp(min=0.0)
-        lowest = costs.amin((1, 2)).clamp(max=0.0)
-        temperature = (START_TEMPERATURE * (highest - lowest)).clamp(min=self.epsilon)
+        typical = (costs - costs.amin((1, 2), keepdim=True)).flatten(1).median(1).values
+        temperature = (START_TEMPERATURE * typical).clamp(min=self.epsilon)
         return self._climb(
             costs, costs.new_zeros(b, m + self.has_slack), temperature, self.max_iter
         )
@@ -237,6 +243,7 @@ class Problem:
         b, m, _ = costs.shape
         masses = self.row_masses(m, costs.device)
         warm_tol = min(WARM_TOL, 0.5 * masses.min().item())
+        tol = self.tol * self.capacity  # the masses sum to the capacity
         potentials = start.clone()
         row_error = costs.new_full((b,), torch.inf)
         n_iter = torch.zeros(b, dtype=torch.int64, device=costs.device)
@@ -247,7 +254,7 @@ class Problem:
             # Rough problems cool; a problem is done by its own error, whoever shares the batch.
             error = state.error
             at_end = state.temperature <= self.epsilon
-            done = at_end & (error <= self.tol)
+            done = at_end & (error <= tol)
             if step == max_iter:
                 done = torch.ones_like(done)
             if done.any():
@@ -265,7 +272,7 @@ class Problem:
                 state.cool(cooling, self.epsilon)
             state.step()
         gauge = potentials[:, -1:] if self.has_slack else potentials.mean(1, keepdim=True)
-        return Solution(potentials - gauge, row_error, row_error <= self.tol, n_iter)
+        return Solution(potentials - gauge, row_error, row_error <= tol, n_iter)
 
     def plan(self, costs: torch.Tensor, potentials: torch.Tensor) -> torch.Tensor:
         """Return the plans [b, m, n] of `potentials`, rounded onto the constraints.

@@ -22,6 +22,7 @@ class Candidates:
     def __init__(
         self, n_images: int, *, keep: Sequence[int] = (), exclude: Sequence[int] = ()
     ) -> None:
+        self.n_images = n_images
         self.keep = sorted({int(i) for i in keep})
         excluded = {int(i) for i in exclude}
         for name, indices in (("keep", self.keep), ("exclude", sorted(excluded))):
@@ -53,7 +54,6 @@ class Candidates:
 
     def only(self, indices: Sequence[int]) -> "Candidates":
         """Return the candidates restricted to `indices`, of which the kept are still kept."""
-        n_images = len(self._may_be_chosen)
-        outside = np.setdiff1d(np.arange(n_images), np.asarray(indices, dtype=np.int64))
+        outside = np.setdiff1d(np.arange(self.n_images), np.asarray(indices, dtype=np.int64))
         kept = [i for i in self.keep if i in set(indices)]
-        return Candidates(n_images, keep=kept, exclude=outside.tolist())
+        return Candidates(self.n_images, keep=kept, exclude=outside.tolist())

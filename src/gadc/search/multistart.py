@@ -29,7 +29,8 @@ class SearchResult:
         gains: Decrease of the objective with each, float64 [k]. The first has minus its own
             objective, so that the gains sum to minus the objective of the whole subset.
         terms: The subset's unweighted terms, their total and the transport's lower bound.
-        is_swap_optimal: No exchange of one chosen image lowers the objective.
+        is_swap_optimal: No exchange of one chosen image, for one that may be chosen, lowers the
+            objective.
         start: The start that led here; `all` where there was nothing to choose.
         start_values: The objective of each start before exchanges.
         counts: The work done, over all starts.
@@ -79,6 +80,15 @@ def search(
         InputError: `n_selected` is out of its bounds, or `start` is unknown.
     """
     candidates = candidates or Candidates(objective.n_images)
+    if candidates.n_images != objective.n_images:
+        raise InputError(
+            "candidates_length",
+            f"candidates of {candidates.n_images} images, but the class has {objective.n_images}",
+        )
+    if patience < 0 or (max_swaps is not None and max_swaps < 0):
+        raise InputError(
+            "search_limits", f"patience={patience} and max_swaps={max_swaps} must be >= 0"
+        )
     least = max(1, len(candidates.keep))
     if not least <= n_selected <= candidates.n_selectable:
         raise InputError(
@@ -115,7 +125,7 @@ def search(
             known_optima |= {frozenset(end.indices)}
     best_start = min(ends, key=lambda name: ends[name].value)
     best = replace(ends[best_start], counts=counts)
-    if best.is_swap_optimal:
+    if best.is_swap_optimal and max_swaps is None:
         best = kick(
             objective,
             best,
