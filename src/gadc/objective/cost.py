@@ -61,7 +61,9 @@ def centred(features: torch.Tensor, centre: torch.Tensor) -> torch.Tensor:
     return (features.double() - centre).float()
 
 
-def class_costs(images: torch.Tensor, goal: torch.Tensor, centre: torch.Tensor) -> torch.Tensor:
+def class_costs(
+    images: torch.Tensor, goal: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor
+) -> torch.Tensor:
     """Return `||images_i - goal_j||^2`, float32 [n, k].
 
     One matrix product on centred features, 2 n k d flops. Far-off images or distant groups can
@@ -71,9 +73,9 @@ def class_costs(images: torch.Tensor, goal: torch.Tensor, centre: torch.Tensor) 
     Args:
         images: Features [n, d].
         goal: Features [k, d].
-        centre: A point in their middle [d].
+        rows: The images, `centred`.
+        columns: The goal, `centred` likewise.
     """
-    rows, columns = centred(images, centre), centred(goal, centre)
     cost = squared_distances(rows, columns)
     norms = rows.square().sum(1)[:, None] + columns.square().sum(1)  # [n, k]
     n_drowned = int((cost < DROWNED * norms).sum())

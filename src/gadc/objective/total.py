@@ -12,6 +12,7 @@ from gadc.errors import ConvergenceWarning, InputError
 from gadc.objective.cost import as_features, centre_of, centred, class_costs, cost_scale
 from gadc.objective.extension import SCREEN_ROUNDING, Extension
 from gadc.objective.moments import Moments
+from gadc.objective.transport import BLOCK_ENTRIES as SOLVED_ENTRIES
 from gadc.objective.transport import (
     DEFAULT_CAPACITY,
     DEFAULT_RELATIVE_EPSILON,
@@ -37,8 +38,6 @@ TIE = 1e-9
 # Candidates solved together: a few first, which lower the bar for the rest, then many.
 FIRST_BLOCK = 16
 BLOCK_ENTRIES = 1_000_000
-# Subsets evaluated together: 64 MB of costs.
-SUBSET_ENTRIES = 8_000_000
 
 
 @dataclass(frozen=True)
@@ -137,7 +136,7 @@ class Objective:
         centre = centre_of(goal)
         self._features = centred(images, centre)
         centred_goal = self._features if target is None else centred(goal, centre)
-        self.cost = class_costs(images, goal, centre)
+        self.cost = class_costs(images, goal, self._features, centred_goal)
         if target is None:
             self.cost.fill_diagonal_(0.0)
         if not bool(torch.isfinite(self.cost.sum(dtype=torch.float64))):
@@ -148,7 +147,7 @@ class Objective:
             )
         self.scale = cost_scale(self.cost, is_square=target is None)
         self._cap_costs()
-        self._moments = Moments(self._features.float(), centred_goal.float())
+        self._moments = Moments(self._features, centred_goal)
         self.confidence_loss = self._checked_losses(confidence_loss)
         # Each image's potential when it was last in a base or screened; NaN: never. It is where
         # the next solution starts from: it saves time and decides nothing.
@@ -235,7 +234,7 @@ class Objective:
         The plain way, and the yardstick of `best_addition`.
         """
         sets = self._checked_subsets(subsets).reshape(-1, np.shape(subsets)[-1])
-        block = max(1, SUBSET_ENTRIES // (sets.shape[1] * self.cost.shape[1]))
+        block = max(1, SOLVED_ENTRIES // (sets.shape[1] * self.cost.shape[1]))
         values = []
         for some in sets.split(block):
             costs = self.cost[some].double()
