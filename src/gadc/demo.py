@@ -26,8 +26,7 @@ from gadc.features.probe import out_of_fold_confidence_loss
 from gadc.features.store import FeatureSet, load_features
 from gadc.images.index import open_index
 from gadc.job.config import CondenseConfig
-from gadc.objective import Objective
-from gadc.per_class.selection import single_thread
+from gadc.per_class.selection import ClassTask, class_objective, single_thread
 from gadc.runs.inputs import ImageSettings
 from gadc.runs.record import RECORD_NAME
 from gadc.runs.selection import FEATURES_FOLDER, PATHS_NAME, Request, run_selection
@@ -197,19 +196,17 @@ def objective_measure(
         raise InputError("no_labels", "the comparison needs classes")
     labels = features.labels
     losses = out_of_fold_confidence_loss(features.features, labels)
-    settings = config.class_settings
     objectives = {}
     for label in np.unique(labels).tolist():
         rows = features.class_rows(label)
-        objectives[label] = Objective(
-            features.features[rows],
-            confidence_loss=losses[rows],
-            capacity=settings.capacity,
-            epsilon=settings.epsilon,
-            mean_weight=settings.mean_weight,
-            std_weight=settings.std_weight,
-            confidence_weight=settings.confidence_weight,
-            units=settings.units,
+        objectives[label] = class_objective(
+            ClassTask(
+                name=features.class_names[label],
+                features=features.features[rows],
+                n_selected=0,
+                settings=config.class_settings,
+                confidence_loss=losses[rows].astype(np.float64),
+            )
         )
 
     def averaged(selected: Rows) -> float:

@@ -93,18 +93,10 @@ class ClassSelection:
     seconds: float = 0.0
 
 
-def select_class(task: ClassTask) -> ClassSelection:
-    """Select from one class.
-
-    Raises:
-        InputError: Numbers that can't be used.
-        RunError: `not_converged`: the solver's error is so large that the objective means nothing.
-    """
-    if task.n_selected == 0:
-        return ClassSelection()
-    started = time.monotonic()
+def class_objective(task: ClassTask) -> Objective:
+    """Return what the selection from one class minimises."""
     settings = task.settings
-    objective = Objective(
+    return Objective(
         task.features,
         task.target,
         task.confidence_loss,
@@ -116,6 +108,20 @@ def select_class(task: ClassTask) -> ClassSelection:
         units=settings.units,
         device=task.device,
     )
+
+
+def select_class(task: ClassTask) -> ClassSelection:
+    """Select from one class.
+
+    Raises:
+        InputError: Numbers that can't be used.
+        RunError: `not_converged`: the solver's error is so large that the objective means nothing.
+    """
+    if task.n_selected == 0:
+        return ClassSelection()
+    started = time.monotonic()
+    settings = task.settings
+    objective = class_objective(task)
     found = search(
         objective,
         task.n_selected,
