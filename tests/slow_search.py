@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from gadc.objective.total import TIE, Objective
+from gadc.objective.addition import TIE
+from gadc.objective.total import Objective
 from gadc.search.swap import LEAST_GAIN
 
 

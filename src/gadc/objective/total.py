@@ -2,15 +2,15 @@
 
 import logging
 import warnings
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
 
 from gadc.errors import ConvergenceWarning, InputError
+from gadc.objective.addition import Addition, Additions
 from gadc.objective.cost import as_features, centre_of, centred, class_costs, cost_scale
-from gadc.objective.extension import SCREEN_ROUNDING, Extension
+from gadc.objective.guides import Guides
 from gadc.objective.moments import Moments
 from gadc.objective.transport import BLOCK_ENTRIES as SOLVED_ENTRIES
 from gadc.objective.transport import (
@@ -33,28 +33,8 @@ DEFAULT_CONFIDENCE_WEIGHT = 0.03
 MAX_COST_BYTES = 4 << 30
 # Costs above this multiple of the median leave no digits for differences of epsilon.
 MAX_COST_RATIO = 1e6
-# Values within this share of the scale count as equal; the lower index then wins.
-TIE = 1e-9
-# Candidates solved together: a few first, which lower the bar for the rest, then many.
-FIRST_BLOCK = 16
-BLOCK_ENTRIES = 1_000_000
-
-
-@dataclass(frozen=True)
-class Addition:
-    """The best image to add to a base set, if one is good enough.
-
-    Attributes:
-        index: The image, or None when every candidate was ruled out.
-        value: The objective of the extended set; infinite without an image.
-        n_pruned: Candidates ruled out by a bound.
-        n_solved: Candidates whose converged value was computed.
-    """
-
-    index: int | None
-    value: float
-    n_pruned: int
-    n_solved: int
+# Relative rounding of moments computed in float32, generously.
+FAST_ROUNDING = 1e-5
 
 
 class Objective:
@@ -149,16 +129,17 @@ class Objective:
         self._cap_costs()
         self._moments = Moments(self._features, centred_goal)
         self.confidence_loss = self._checked_losses(confidence_loss)
-        # Each image's potential when it was last in a base or screened; NaN: never. It is where
-        # the next solution starts from: it saves time and decides nothing.
-        self._last_potentials = torch.full(
-            (len(images),), torch.nan, dtype=torch.float64, device=self.cost.device
-        )
-
         unit = self.scale if units == "relative" else 1.0
         self.mean_weight, self.std_weight = float(mean_weight), float(std_weight)
         self.confidence_weight = float(confidence_weight) * unit
         self.problem = Problem(float(capacity), float(epsilon) * unit)
+        self._additions = Additions(
+            self.problem,
+            self.cost,
+            scale=self.scale,
+            rest_of=self._rest_with,
+            guides=Guides.among(self._features),
+        )
 
     def _cap_costs(self) -> None:
         """Cap costs that float64 can't hold together with differences of epsilon, and say so."""
@@ -252,8 +233,8 @@ class Objective:
         """Find the image whose addition to `base` gives the lowest objective below `below`.
 
         Branch and bound over `pool`: the moments and confidence of every candidate are exact, its
-        transport cost is bounded from below, and only what the bounds leave is solved. The
-        answer is that of solving every candidate.
+        transport cost is bounded, and only what the bounds leave is solved. The answer is that of
+        solving every candidate.
 
         Args:
             base: The images already chosen.
@@ -263,48 +244,7 @@ class Objective:
         Returns:
             The best candidate; between equals, the one with the lowest index.
         """
-        device = self.cost.device
-        held = torch.tensor(base, dtype=torch.int64, device=device)
-        candidates = torch.as_tensor(pool, dtype=torch.int64, device=device)
-        margin = TIE * self.scale
-        rest = self._rest_with(held, candidates, torch.float32)
-        rest -= SCREEN_ROUNDING * (rest + (self.mean_weight + self.std_weight) * self.scale)
-        hopeful = rest < below
-        candidates, rest = candidates[hopeful], rest[hopeful]
-        extension = Extension(
-            self.problem, self.cost, held, scale=self.scale, start=self._last_potentials[held]
-        )
-        self._last_potentials[held] = extension.potentials[: len(held)]
-        if below < np.inf:
-            # One cheap pass with the potentials that were best for the last base they met.
-            rough = extension.screen(candidates, self._last_potentials[candidates])
-            hopeful = rough.bounds + rest < below
-            candidates, rest = candidates[hopeful], rest[hopeful]
-        screened = extension.screen(candidates)
-        self._last_potentials[candidates] = screened.potentials
-        floor = screened.bounds + rest
-        order = torch.argsort(floor, stable=True)
-
-        n_solved, best_value = 0, torch.inf
-        best_index: int | None = None
-        block = FIRST_BLOCK
-        while len(order):
-            bar = min(below, best_value + margin)
-            order = order[floor[order] <= bar]
-            now, order = order[:block], order[block:]
-            block = max(FIRST_BLOCK, BLOCK_ENTRIES // self.cost.shape[1])
-            transport, n_now = extension.solve(screened.keep(now), bar - rest[now])
-            n_solved += n_now
-            solved = transport.isfinite()
-            indices = candidates[now[solved]]
-            values = transport[solved] + self._rest_with(held, indices)
-            for value, index in zip(values.tolist(), indices.tolist(), strict=True):
-                if value >= below:
-                    continue
-                ties = best_index is not None and abs(value - best_value) <= margin
-                if (ties and index < best_index) or (not ties and value < best_value):
-                    best_value, best_index = value, index
-        return Addition(best_index, best_value, len(pool) - n_solved, n_solved)
+        return self._additions.best(base, pool, below=below)
 
     def _rest(self, subsets: torch.Tensor) -> torch.Tensor:
         """Return the weighted terms other than transport, [b]."""
@@ -318,15 +258,19 @@ class Objective:
         return self.mean_weight > 0.0 or self.std_weight > 0.0
 
     def _rest_with(
-        self, base: torch.Tensor, pool: torch.Tensor, dtype: torch.dtype = torch.float64
-    ) -> torch.Tensor:
-        """Return the weighted terms other than transport of `base + [j]`, [p]."""
-        confidence = (self.confidence_loss[base].sum() + self.confidence_loss[pool]) / (
-            len(base) + 1
-        )
+        self, base: torch.Tensor, pool: torch.Tensor, fast: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the weighted terms other than transport of `base + [j]`, and their error, [p]."""
+        m = len(base) + 1
+        losses = (self.confidence_loss[base].sum() + self.confidence_loss[pool]) / m
+        confidence = self.confidence_weight * losses
         if not self._has_moments:
-            return self.confidence_weight * confidence
-        return self._weighted(*self._moments.gaps_with(base, pool, dtype=dtype), confidence)
+            return confidence, torch.zeros_like(confidence)
+        dtype = torch.float32 if fast else torch.float64
+        mean, std = self._moments.gaps_with(base, pool, dtype=dtype)
+        rest = self._weighted(mean, std, losses)
+        size = rest + (self.mean_weight + self.std_weight) * self.scale
+        return rest, FAST_ROUNDING * size if fast else torch.zeros_like(rest)
 
     def _weighted(
         self, mean: torch.Tensor, std: torch.Tensor, confidence: torch.Tensor

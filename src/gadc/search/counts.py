@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from gadc.objective.total import Addition
+from gadc.objective.addition import Addition
 
 
 @dataclass(frozen=True)
