@@ -21,7 +21,7 @@ TIE = 1e-9
 # The linear bound is left out for sets as large as one where it ruled out less than this share.
 LEAST_RULED_OUT = 0.1
 # Guides pay where there are this many times as many candidates.
-CANDIDATES_PER_GUIDE = 4
+CANDIDATES_PER_GUIDE = 8
 # Candidates solved together: a few first, which lower the bar for the rest, then many.
 FIRST_BLOCK = 16
 BLOCK_ENTRIES = 1_000_000

@@ -11,10 +11,10 @@ from gadc.objective.extension import Extension
 from gadc.objective.newton_stack import NewtonStack
 
 # One guide for about this many images, within these bounds.
-IMAGES_PER_GUIDE = 24
-LEAST_GUIDES, MOST_GUIDES = 8, 64
+IMAGES_PER_GUIDE = 32
+LEAST_GUIDES, MOST_GUIDES = 16, 48
 # Guides need not be exact: to this error of the row masses, in at most so many steps.
-TOL = 1e-3
+TOL = 2e-3
 MAX_STEPS = 6
 # A guide further from its solution has failed; those who follow it are solved on their own.
 USABLE_ERROR = 1e-2
@@ -57,15 +57,20 @@ class Guides:
         shift = self._shift[:, extension.base].double()
         potentials[:, :n_base] += torch.where(shift.isfinite(), shift, 0.0)
         stack = NewtonStack(extension, self.images, potentials)
-        for _ in range(MAX_STEPS):
-            if not bool((stack.error > TOL).any()):
+        left = torch.arange(len(potentials), device=potentials.device)
+        for n_steps in range(1 + MAX_STEPS):
+            if n_steps:
+                stack.step()
+            rough = ~(stack.error <= TOL)  # NaN is rough
+            potentials[left] = stack.potentials
+            if not rough.any():
                 break
-            stack.step()
-        potentials = stack.potentials
+            left = left[rough]
+            stack.keep(rough)
         self._shift[:, extension.base] = (
             potentials[:, :n_base] - extension.potentials[:n_base]
         ).float()
-        return Solved(stack)
+        return Solved(NewtonStack(extension, self.images, potentials))
 
 
 class Solved:

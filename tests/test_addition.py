@@ -1,0 +1,99 @@
+"""What rules candidates out, against the converged costs of every one of them."""
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from gadc import Objective
+from gadc.objective.chord import _Chords
+from gadc.objective.extension import Extension
+from gadc.objective.guides import Guides
+from gadc.objective.linear_bound import best_newcomers, linear_bounds
+from gadc.objective.newton_stack import solve
+from real_data import REAL_DATA, needs_real_data
+from slow_search import slow_best_addition
+
+
+def problem(seed: int, n: int) -> Objective:
+    """A random class: round or stretched, in one piece or in three."""
+    rng = np.random.default_rng(seed)
+    d = int(rng.choice([3, 8, 16]))
+    features = rng.normal(size=(n, d))
+    if seed % 2:
+        features *= np.exp(rng.normal(size=d))
+    if seed % 3:
+        features += 3.0 * rng.integers(0, 3, (n, 1))
+    return Objective(
+        features,
+        capacity=float(rng.choice([1.01, 1.05, 1.5])),
+        epsilon=float(rng.choice([0.005, 0.025, 0.1])),
+    )
+
+
+def extended(objective: Objective, base: list[int]) -> tuple[Extension, torch.Tensor, torch.Tensor]:
+    """Return the base, all other images, and their potentials beside it."""
+    extension = Extension(objective.problem, objective.cost, torch.tensor(base))
+    pool = torch.tensor(np.setdiff1d(np.arange(objective.n_images), base))
+    return extension, pool, best_newcomers(extension, pool)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("m", [1, 5, 25])
+def test_stack_equals_solving_one_by_one(seed: int, m: int) -> None:
+    objective = problem(seed, 60)
+    base = list(range(m))
+    extension, pool, newcomers = extended(objective, base)
+    costs = solve(extension, pool, extension.with_newcomers(newcomers))
+    alone = [objective.terms([*base, j])["transport"] for j in pool[::9].tolist()]
+    np.testing.assert_allclose(costs[::9], alone, rtol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("m", [1, 4, 20])
+def test_linear_bound_is_below_the_transport_cost(seed: int, m: int) -> None:
+    objective = problem(seed, 90)
+    extension, pool, newcomers = extended(objective, list(range(m)))
+    costs = solve(extension, pool, extension.with_newcomers(newcomers))
+    shift = np.random.default_rng(seed).normal(size=len(pool)) * objective.scale
+    for potentials in (newcomers, newcomers + torch.from_numpy(shift)):
+        bounds = linear_bounds(extension, pool, potentials, scale=objective.scale)
+        assert bool((bounds <= costs).all())
+
+
+@pytest.mark.parametrize("m", [1, 4, 20])
+def test_estimates_are_within_their_margins(m: int) -> None:
+    n_known = n_all = 0
+    for seed in range(24):
+        objective = problem(seed, 200)
+        extension, pool, newcomers = extended(objective, list(range(m)))
+        costs = solve(extension, pool, extension.with_newcomers(newcomers))
+        guides = Guides.among(objective._features)
+        solved = guides.solve(extension, best_newcomers(extension, guides.images))
+        order = torch.argsort(guides.group[pool], stable=True)
+        pool, costs = pool[order], costs[order]
+        chords = _Chords(extension, solved, guides.group[pool], pool, newcomers[order])
+        for _ in range(4):
+            estimates, margins = chords.evaluate()
+            known = torch.isfinite(estimates) & torch.isfinite(margins)
+            assert bool(((estimates - costs).abs() <= margins)[known].all()), seed
+            n_known, n_all = n_known + int(known.sum()), n_all + len(known)
+            chords.step()
+    assert n_known > 0.3 * n_all  # margins that are never known would never be wrong
+
+
+@needs_real_data
+@pytest.mark.parametrize("m", [2, 10, 40])
+def test_best_addition_among_many_equals_solving_every_candidate(m: int) -> None:
+    test_images = load_file(REAL_DATA / "cifar10" / "test_resnet56_features.safetensors")
+    features = test_images["features"][test_images["labels"] == m % 10][:400]
+    objective = Objective(features)
+    base = np.random.default_rng(m).permutation(400)[: m - 1].tolist()
+    index, value = slow_best_addition(objective, base)
+    pool = np.setdiff1d(np.arange(400), base)
+    for below in (np.inf, value * (1 + 1e-6)):
+        best = objective.best_addition(base, pool, below=below)
+        assert best.index == index
+        assert best.value == pytest.approx(value, rel=1e-7)
+        assert best.n_solved < 0.5 * len(pool)  # the guides have ruled most of them out
+    assert objective.best_addition(base, pool, below=value * (1 - 1e-6)).index is None
