@@ -11,6 +11,7 @@ from gadc.objective.extension import Extension
 from gadc.objective.guides import Guides
 from gadc.objective.linear_bound import best_newcomers, linear_bounds
 from gadc.objective.newton_stack import solve
+from gadc.objective.threads import Threads
 from real_data import REAL_DATA, needs_real_data
 from slow_search import slow_best_addition
 
@@ -69,7 +70,8 @@ def test_estimates_are_within_their_margins(m: int) -> None:
         extension, pool, newcomers = extended(objective, list(range(m)))
         costs = solve(extension, pool, extension.with_newcomers(newcomers))
         guides = Guides.among(objective._features)
-        solved = guides.solve(extension, best_newcomers(extension, guides.images))
+        newcomers_of_guides = best_newcomers(extension, guides.images)
+        solved = guides.solve(extension, newcomers_of_guides, Threads(objective.cost.device))
         order = torch.argsort(guides.group[pool], stable=True)
         pool, costs = pool[order], costs[order]
         chords = _Chords(extension, solved, guides.group[pool], pool, newcomers[order])

@@ -14,6 +14,7 @@ from gadc.objective.first_order import Rule
 from gadc.objective.guides import Guides, Solved
 from gadc.objective.linear_bound import best_newcomers, linear_bounds
 from gadc.objective.newton_stack import solve
+from gadc.objective.threads import Threads
 from gadc.objective.transport import Problem
 
 # Values within this share of the scale count as equal; the lower index then wins.
@@ -77,9 +78,14 @@ class Additions:
             (len(cost),), torch.nan, dtype=torch.float64, device=cost.device
         )
         self._linear_pays_below = np.inf  # base sizes
+        self._threads = Threads(cost.device)
 
     def best(self, base: list[int], pool: np.ndarray, *, below: float) -> Addition:
         """See `Objective.best_addition`."""
+        with self._threads.one_each():
+            return self._best(base, pool, below)
+
+    def _best(self, base: list[int], pool: np.ndarray, below: float) -> Addition:
         held = torch.tensor(base, dtype=torch.int64, device=self._cost.device)
         candidates = torch.as_tensor(pool, dtype=torch.int64, device=self._cost.device)
         extension = Extension(self._problem, self._cost, held, start=self._potentials[held])
@@ -125,11 +131,13 @@ class Additions:
         images = self._guides.images
         self._meet(extension, images)
         before = self._potentials[images]
-        solved = self._guides.solve(extension, before)
+        solved = self._guides.solve(extension, before, self._threads)
         # A candidate's own potential has probably moved like its guide's.
         moved = (solved.potentials[:, -1] - before).nan_to_num(nan=0.0)
         newcomers = self._potentials[field.pool] + moved[self._guides.group[field.pool]]
-        narrowed = narrow(extension, self._guides, solved, field, newcomers, below=below)
+        narrowed = narrow(
+            extension, self._guides, solved, field, newcomers, below=below, threads=self._threads
+        )
         self._potentials[field.pool] = newcomers
         field = dataclasses.replace(field.keep(narrowed.places), floors=narrowed.floors)
         return field, narrowed.potentials, solved

@@ -6,6 +6,7 @@ ruled out if it can't be the best by the interval of `gadc.objective.first_order
 solved by Newton's own steps.
 """
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -15,12 +16,17 @@ from gadc.objective.extension import LEAST_SHARE, MAX_LOG_SCALING, Extension
 from gadc.objective.field import Field
 from gadc.objective.first_order import Margins
 from gadc.objective.guides import Guides, Solved
+from gadc.objective.threads import Threads
 
 # Candidates in a block of about this many costs.
 CPU_BLOCK_ENTRIES = 262_144
 GPU_BLOCK_ENTRIES = 1 << 26
 # Steps before what is left is solved exactly.
-MAX_STEPS = 2
+MAX_STEPS = 4
+# Candidates that are out are dropped once this share of a block is left.
+COMPACT_BELOW = 0.7
+# A correction may lengthen a step at most by the inverse of this.
+LEAST_SHORTENING = 0.2
 # Relative rounding of a cost in float32, generously.
 ROUNDING = 1e-5
 # Longest step, as the logarithm of a scaling.
@@ -53,6 +59,7 @@ def narrow(
     newcomers: torch.Tensor,
     *,
     below: float,
+    threads: Threads,
 ) -> Narrowed:
     """Return the candidates that can still be the best below `below`.
 
@@ -63,32 +70,78 @@ def narrow(
         field: The candidates [p].
         newcomers: Potentials [p] of their own rows to start from; overwritten by better ones.
         below: Candidates above this value are of no interest.
+        threads: Where blocks of candidates are worked on.
     """
     group = guides.group[field.pool]
-    order = torch.argsort(group, stable=True)
-    entries = CPU_BLOCK_ENTRIES if group.device.type == "cpu" else GPU_BLOCK_ENTRIES
+
+    def pursue(places: torch.Tensor, bar: torch.Tensor) -> Pursued:
+        return _pursue(
+            _Chords(extension, solved, group[places], field.pool[places], newcomers[places]),
+            field.keep(places),
+            places,
+            bar,
+        )
+
     bar = torch.as_tensor(below, dtype=torch.float64, device=group.device)
-    kept = [(order[:0], extension.with_newcomers(newcomers[:0]), field.floors[:0])]
-    for left in order.split(max(1, entries // extension.cost.shape[1])):
-        chords = _Chords(extension, solved, group[left], field.pool[left], newcomers[left])
-        for n_steps in range(1 + MAX_STEPS):
-            if n_steps:
-                chords.step()
-            estimate, margin = chords.evaluate()
-            estimate += field.rest[left]
-            margin += field.rest_error[left]
-            newcomers[left] = chords.newcomers
-            highest = (estimate + margin).nan_to_num(nan=torch.inf)
-            bar = torch.minimum(bar, highest.amin())
-            floors = (estimate - margin).nan_to_num(nan=-torch.inf)
-            possible = floors <= bar
+    order = torch.argsort(group, stable=True)
+    # Guides are as good as solved: those that are candidates set the bar for the others.
+    is_guide = torch.isin(field.pool[order], guides.images)
+    pursued = [pursue(order[is_guide], bar)]
+    bar = torch.minimum(bar, pursued[0].bar)
+    entries = CPU_BLOCK_ENTRIES if group.device.type == "cpu" else GPU_BLOCK_ENTRIES
+    blocks = order[~is_guide].split(max(1, entries // extension.cost.shape[1]))
+    pursued += threads.map(lambda block: pursue(block, bar), blocks)
+    for block in pursued:
+        newcomers[block.tried] = block.newcomers
+        bar = torch.minimum(bar, block.bar)
+    places, potentials, floors = (
+        torch.cat([getattr(block.left, name) for block in pursued])
+        for name in ("places", "potentials", "floors")
+    )
+    possible = floors <= bar
+    return Narrowed(places[possible], potentials[possible], floors[possible])
+
+
+@dataclass(frozen=True)
+class Pursued:
+    """A block of candidates after its steps.
+
+    Attributes:
+        left: Those that may still be the best.
+        bar: What the best of them is at most.
+        tried: All of them [p], as places in the field.
+        newcomers: The potentials of their own rows [p].
+    """
+
+    left: Narrowed
+    bar: torch.Tensor
+    tried: torch.Tensor
+    newcomers: torch.Tensor
+
+
+def _pursue(chords: "_Chords", field: Field, places: torch.Tensor, bar: torch.Tensor) -> Pursued:
+    """Take steps with a block of candidates until they are ruled out or nearly solved."""
+    newcomers = chords.newcomers
+    left = torch.arange(len(places), device=places.device)
+    floors = field.floors
+    for n_steps in range(MAX_STEPS):
+        if not len(left):
+            break
+        if n_steps:
+            chords.step()
+        estimate, margin = chords.evaluate()
+        estimate += field.rest[left]
+        margin += field.rest_error[left]
+        newcomers[left] = chords.newcomers
+        highest = (estimate + margin).nan_to_num(nan=torch.inf)
+        bar = torch.minimum(bar, highest.amin())
+        floors = (estimate - margin).nan_to_num(nan=-torch.inf)
+        possible = floors <= bar
+        # Copying the others costs more than another step with a few that are already out.
+        if n_steps == MAX_STEPS - 1 or int(possible.sum()) < COMPACT_BELOW * len(left):
             left, floors = left[possible], floors[possible]
-            if not len(left):
-                break
             chords.keep(possible)
-        else:
-            kept.append((left, chords.potentials, floors))
-    return Narrowed(*(torch.cat(parts) for parts in zip(*kept, strict=True)))
+    return Pursued(Narrowed(places[left], chords.potentials, floors), bar, places, newcomers)
 
 
 class _Chords:
@@ -117,6 +170,7 @@ class _Chords:
             .clamp_(math.log(LEAST_SHARE), MAX_LOG_SCALING)
             .exp_()
         )
+        self._steps: list[torch.Tensor] = []  # [p, r + 1] each
         self._take_first_step()
 
     def keep(self, mask: torch.Tensor) -> None:
@@ -126,6 +180,7 @@ class _Chords:
         self.margins.keep(mask)
         for name in ("group", "_start", "log_scaling", "costs", "newcomer", "error"):
             setattr(self, name, getattr(self, name)[mask])
+        self._steps = [step[mask] for step in self._steps]
 
     @property
     def newcomers(self) -> torch.Tensor:
@@ -183,10 +238,22 @@ class _Chords:
         return estimate.double(), margin.double()
 
     def step(self) -> None:
-        """Take a step with the guides' Hessians."""
+        """Take a step with the guides' Hessians, corrected by what the last steps have shown.
+
+        Source: Broyden 1965, in the form that keeps the steps alone (Kelley 1995, section 7.3).
+        """
         guides, sizes = torch.unique_consecutive(self.group, return_counts=True)
-        steps = [
-            errors @ self.solved.inverse[guide]
-            for guide, errors in zip(guides.tolist(), self.error.split(sizes.tolist()), strict=True)
-        ]
-        self.log_scaling += torch.cat(steps).clamp_(-MAX_LOG_STEP, MAX_LOG_STEP)
+        pairs = zip(guides.tolist(), self.error.split(sizes.tolist()), strict=True)
+        step = torch.cat([errors @ self.solved.inverse[guide] for guide, errors in pairs])
+        for before, after in itertools.pairwise(self._steps):
+            step += after * _along(before, step)
+        if self._steps:
+            step /= (1.0 - _along(self._steps[-1], step)).clamp_(min=LEAST_SHORTENING)
+        self._steps.append(step.clamp_(-MAX_LOG_STEP, MAX_LOG_STEP))
+        self.log_scaling += self._steps[-1]
+
+
+def _along(direction: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
+    """Return the coordinate of each vector along its direction, [p, 1]."""
+    squares = direction.square().sum(1, keepdim=True)
+    return (direction * vectors).sum(1, keepdim=True) / squares.clamp_(min=1e-30)

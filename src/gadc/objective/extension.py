@@ -9,12 +9,17 @@ where P, the base's own plan with columns that sum to one, is the same for every
 candidates share is a matrix product over a stack of scalings.
 """
 
+import functools
+
 import torch
 
 from gadc.objective.transport import Problem
 
 # Scalings are exponentials: a larger logarithm would overflow float32, and changes no share.
 MAX_LOG_SCALING = 80.0
+# Two rows whose plans overlap by less than this are taken as independent in Hessians: with many
+# rows, most pairs never meet.
+LEAST_OVERLAP = 1e-2
 # Shares below this are zero in float32 arithmetic.
 LEAST_SHARE = 1e-30
 
@@ -71,6 +76,19 @@ class Extension:
         self.masses32, self.column_mass32 = self.masses.float(), self.column_mass.float()
         priced = self.plan32 * self.base_costs.float()
         self.plan_and_price = torch.cat([self.plan32, priced]).T.contiguous()  # [n, 2 r]
+
+    @functools.cached_property
+    def pairs(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pairs of rows that share columns [2, n_pairs], and products of their plans, by column.
+
+        The products, float32 [n, n_pairs], make up Hessians, which only steer.
+        """
+        plan = self.plan32
+        overlap = plan @ plan.T  # [r, r]
+        norms = overlap.diagonal().sqrt()
+        meet = overlap >= LEAST_OVERLAP * norms[:, None] * norms
+        pairs = torch.nonzero(meet.triu()).T
+        return pairs, (plan[pairs[0]] * plan[pairs[1]]).T
 
     @property
     def is_bare(self) -> bool:

@@ -10,9 +10,6 @@ from gadc.objective.first_order import Margins, Rule
 
 # Newton steps for a candidate before it is handed to the general solver.
 MAX_STEPS = 20
-# Two rows of the base whose plans overlap by less than this are taken as independent in the
-# Hessian, which only steers: with many rows, most pairs never meet.
-LEAST_OVERLAP = 1e-5
 # Levenberg's damping of the steps, relative to the diagonal: above float32's rounding.
 RIDGE = 1e-5
 # Longest step, as the logarithm of a scaling.
@@ -41,13 +38,6 @@ class NewtonStack:
         )  # [p, n]
         self.start = extension.with_newcomers(newcomers[:, 0])
         self.log_scaling = (potentials - self.start) / epsilon
-        plan = extension.plan32
-        overlap = plan @ plan.T  # [r, r]
-        norms = overlap.diagonal().sqrt()
-        meet = overlap >= LEAST_OVERLAP * norms[:, None] * norms
-        self._pairs = torch.nonzero(meet.triu()).T  # [2, n_pairs]
-        self._pair_products = (plan[self._pairs[0]] * plan[self._pairs[1]]).T  # [n, n_pairs]
-        self._steering_plan = plan
         self.evaluate()
 
     def keep(self, mask: torch.Tensor) -> None:
@@ -93,8 +83,9 @@ class NewtonStack:
         newcomer = self.newcomer.float().mul_(weight)  # [p, n]
         hessian = torch.zeros(p, rows, rows, device=weight.device)
         hessian[:, -1, -1] = newcomer.square().sum(1)
-        hessian[:, -1, :-1] = newcomer.mul_(weight) @ self._steering_plan.T
-        hessian[:, self._pairs[1], self._pairs[0]] = weight.square_() @ self._pair_products
+        hessian[:, -1, :-1] = newcomer.mul_(weight) @ self.extension.plan32.T
+        pairs, products = self.extension.pairs
+        hessian[:, pairs[1], pairs[0]] = weight.square_() @ products
         hessian *= scaling[:, :, None]
         hessian *= -scaling[:, None, :]
         hessian.diagonal(dim1=1, dim2=2).add_(self.there.float(), alpha=1.0 + RIDGE)

@@ -1,0 +1,46 @@
+"""Blocks of work on several cores: each block in one thread, several blocks at once.
+
+A search takes many small steps. Threads that share one such step mostly wait for each other;
+threads that each have steps of their own do not.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Threads:
+    """As many threads as torch may use now, on a CPU; one for another device, which has its own.
+
+    Args:
+        device: Where the work is done.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        n_threads = torch.get_num_threads() if device.type == "cpu" else 1
+        self._pool = ThreadPoolExecutor(n_threads) if n_threads > 1 else None
+
+    @contextlib.contextmanager
+    def one_each(self) -> Iterator[None]:
+        """Let torch use one thread in each of ours."""
+        n_threads = torch.get_num_threads()
+        if self._pool is None or n_threads == 1:
+            yield
+            return
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(n_threads)
+
+    def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+        """Return `function` of each item, in order; what an item gives depends on it alone."""
+        if self._pool is None:
+            return [function(item) for item in items]
+        return list(self._pool.map(function, items))
