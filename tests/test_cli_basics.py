@@ -16,7 +16,7 @@ from gadc.cli.features import features as features_command
 from gadc.cli.selection import select as select_command
 from gadc.errors import RunError
 
-COMMANDS = ("demo", "doctor", "features", "select", "export")
+COMMANDS = ("demo", "doctor", "plan", "features", "select", "export")
 HEAVY = ("torch", "sklearn", "scipy", "transformers", "pyarrow", "PIL")
 
 

@@ -437,3 +437,57 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(
     assert gadc(*choose, out, "--json").json["select_run"]["reused"] >= 1
     assert gadc(*choose, tmp_path / "whole").code == 0
     assert file_sha256(out / "subset.parquet") == file_sha256(tmp_path / "whole/subset.parquet")
+
+
+def test_nested_sizes_are_in_the_record_and_the_first_can_be_exported(
+    gadc: Gadc, features: Path, tmp_path: Path
+) -> None:
+    out, paths = tmp_path / "out", tmp_path / "paths.txt"
+    arguments = ("select", features, "--out", out, "--per-class", 6, *QUICK)
+    done = gadc(*arguments, "--nested-sizes", "2,4")
+    assert done.code == 0, done.stderr
+    assert "first 2: " in done.stdout
+    record = json.loads((out / "run.json").read_text())
+    assert record["config"]["nested"] == [2, 4]
+    for entry in record["classes"]:
+        assert [smaller["n_selected"] for smaller in entry["nested"]] == [2, 4]
+    exported = gadc("export", out, "--as", "paths", "--first", 2, "--out", paths)
+    assert exported.code == 0, exported.stderr
+    subset = Subset.load(out)
+    expected = [path for path, rank in zip(subset.paths, subset.rank, strict=True) if rank < 2]
+    assert [line.rpartition("/")[2] for line in paths.read_text().splitlines()] == expected
+
+
+def test_nested_without_sizes_halves(gadc: Gadc, tmp_path: Path) -> None:
+    path = tmp_path / "blobs.safetensors"
+    safetensors.numpy.save_file(blobs(n_per_class=30, n_classes=2), path)
+    record = gadc(
+        "select", path, "--out", tmp_path / "out", "--per-class", 21, "--nested", *QUICK, "--json"
+    ).json
+    assert record["config"]["nested"] == "halves"
+    assert [len(entry["nested"]) for entry in record["classes"]] == [1, 1]
+    assert record["classes"][0]["nested"][0]["n_selected"] == 10
+
+
+def test_sizes_that_do_not_ascend_are_refused(gadc: Gadc, features: Path, tmp_path: Path) -> None:
+    arguments = ("select", features, "--out", tmp_path / "out", "--per-class", 6)
+    assert gadc(*arguments, "--nested-sizes", "4,2").error_code == "bad_config"
+    assert gadc(*arguments, "--nested-sizes", "few").error_code == "nested_sizes"
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_shards_is_selected_from(gadc: Gadc, features: Path, tmp_path: Path) -> None:
+    whole = safetensors.numpy.load_file(features)
+    (tmp_path / "shards").mkdir()
+    for number, rows in enumerate(np.split(np.arange(24), [5, 17])):
+        safetensors.numpy.save_file(
+            {name: np.ascontiguousarray(values[rows]) for name, values in whole.items()},
+            tmp_path / "shards" / f"{number}.safetensors",
+        )
+    results = []
+    for data in (features, tmp_path / "shards"):
+        out = tmp_path / f"out-{data.name}"
+        done = gadc("select", data, "--out", out, "--per-class", 3, *QUICK)
+        assert done.code == 0, done.stderr
+        results.append(Subset.load(out).paths)
+    assert results[0] == results[1]

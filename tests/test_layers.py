@@ -29,7 +29,8 @@ ALLOWED = {
     "condense": BASE | {"subset", "features", "job", "per_class"},
     "selector": BASE | {"features", "objective", "search", "per_class", "job"},
     "export": BASE | {"subset", "images", "portable_names"},
-    "runs": BASE | {"images", "features", "subset", "job", "condense", "export"},
+    "runs": BASE
+    | {"images", "features", "subset", "search", "per_class", "job", "condense", "export"},
     "demo": BASE
     | {
         "images",

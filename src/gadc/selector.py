@@ -18,8 +18,9 @@ from gadc.objective.total import DEFAULT_MEAN_WEIGHT, DEFAULT_STD_WEIGHT, Units
 from gadc.objective.transport import DEFAULT_CAPACITY, DEFAULT_RELATIVE_EPSILON
 from gadc.per_class.selection import ClassSettings, ClassTask, select_class
 from gadc.runtime import pick_device
-from gadc.search import Start
+from gadc.search import Nested, Start
 from gadc.search.multistart import DEFAULT_PATIENCE
+from gadc.search.nested import check_nested
 
 
 class GeometryAwareSelector(BaseEstimator):
@@ -33,6 +34,9 @@ class GeometryAwareSelector(BaseEstimator):
         start: See `gadc.search.search`; so are `max_swaps` and `patience`.
         max_swaps: Most exchanges per start; None for as many as help.
         patience: Failed attempts in a row to leave the best local optimum.
+        nested: Sizes of smaller subsets of each class, ascending, or `halves`; the first of a
+            class's selected rows are then good subsets of these sizes. See
+            `gadc.search.nested.search_nested`.
         random_state: For those attempts: an integer, a `RandomState`, or None for another result
             each time.
         capacity: See `gadc.Objective`; so are all weights and `units`.
@@ -52,7 +56,10 @@ class GeometryAwareSelector(BaseEstimator):
         objectives_: Objective of each class, float64 [c].
         terms_: Terms of each class's objective; see `gadc.Objective.terms`.
         classes_: The labels in `y`, sorted; `[0]` without `y`.
-        is_swap_optimal_: Whether no exchange of one row would lower an objective.
+        nested_objectives_: Objective of each class's smaller subsets by size; empty without
+            `nested`.
+        is_swap_optimal_: Whether no exchange of one row would lower an objective; of nested
+            subsets, one of those that a size adds.
         n_features_in_: Number of columns.
 
     Example:
@@ -67,6 +74,7 @@ class GeometryAwareSelector(BaseEstimator):
         start: Start = "best",
         max_swaps: int | None = None,
         patience: int = DEFAULT_PATIENCE,
+        nested: Nested | None = None,
         random_state: int | np.random.RandomState | None = 0,
         capacity: float = DEFAULT_CAPACITY,
         epsilon: float = DEFAULT_RELATIVE_EPSILON,
@@ -81,6 +89,7 @@ class GeometryAwareSelector(BaseEstimator):
         self.start = start
         self.max_swaps = max_swaps
         self.patience = patience
+        self.nested = nested
         self.random_state = random_state
         self.capacity = capacity
         self.epsilon = epsilon
@@ -134,6 +143,10 @@ class GeometryAwareSelector(BaseEstimator):
         self.gains_ = np.array([gain for found in selections for gain in found.gains])
         self.terms_ = [found.terms for found in selections]
         self.objectives_ = np.array([found.terms["total"] for found in selections])
+        self.nested_objectives_ = [
+            {smaller["n_selected"]: smaller["terms"]["total"] for smaller in found.nested}
+            for found in selections
+        ]
         self.objective_ = float(self.objectives_.mean())
         self.is_swap_optimal_ = all(found.is_swap_optimal for found in selections)
         return self
@@ -172,11 +185,13 @@ class GeometryAwareSelector(BaseEstimator):
             shortfall=self.shortfall,
             class_names=[str(name) for name in self.classes_],
         )
+        check_nested(self.nested, self.n_per_class)
         matched = None if target is None else check_array(target, dtype=np.float32)
         settings = ClassSettings(
             start=self.start,
             max_swaps=self.max_swaps,
             patience=self.patience,
+            nested=self.nested,
             seed=_seed(self.random_state),
             capacity=self.capacity,
             epsilon=self.epsilon,

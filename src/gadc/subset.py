@@ -1,5 +1,6 @@
 """The selected images, and the proof of where they come from: `subset.parquet`."""
 
+import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass, field
@@ -94,6 +95,74 @@ class Subset:
             f"{counts['n_scanned']} scanned = {counts['n_pool']} in the pool + "
             f"{counts['n_quarantined']} quarantined + {counts['n_excluded']} excluded"
         )
+
+    def first(self, n_selected: int) -> Self:
+        """Return the first images of each class in the order of selection: a smaller subset.
+
+        Of a nested selection, those of one of its sizes are a good subset of that size; others
+        are as good as a greedy order makes them. The records of the classes in the provenance
+        say of the smaller subset what is known of it, which always is its objective.
+
+        Args:
+            n_selected: How many of each class; of a class that has fewer, all.
+
+        Raises:
+            InputError: `first_range`: below 1, or more than any class has.
+        """
+        largest = int(self.rank.max()) + 1 if self.n_images else 0
+        if not 1 <= n_selected <= largest:
+            raise InputError(
+                "first_range",
+                f"first={n_selected} must lie between 1 and {largest}, the most images selected "
+                "of a class",
+            )
+        rows = np.flatnonzero(self.rank < n_selected)
+        before = np.bincount(self.labels)
+        after = np.bincount(self.labels[rows], minlength=len(before))
+        weights = self.weight * (before / np.maximum(after, 1))[self.labels]
+
+        def chosen(column: list[Any]) -> list[Any]:
+            return [column[row] for row in rows.tolist()]
+
+        return dataclasses.replace(
+            self,
+            index=self.index[rows],
+            paths=chosen(self.paths),
+            sha256=chosen(self.sha256),
+            labels=self.labels[rows],
+            class_name=chosen(self.class_name),
+            rank=self.rank[rows],
+            gain=self.gain[rows],
+            weight=weights[rows],
+            source=chosen(self.source),
+            provenance={
+                **self.provenance,
+                "first": n_selected,
+                "classes": [
+                    self._first_of_class(record, n_selected)
+                    for record in self.provenance.get("classes", [])
+                ],
+            },
+        )
+
+    def _first_of_class(self, record: dict[str, Any], n_selected: int) -> dict[str, Any]:
+        """Return what is known of the first images of a class."""
+        if record["n_selected"] <= n_selected:
+            return record
+        is_first = (self.labels == record["label"]) & (self.rank < n_selected)
+        known = {entry["n_selected"]: entry for entry in record.get("nested", [])}
+        unknown = {
+            "n_selected": n_selected,
+            "objective": -float(self.gain[is_first].sum()),
+            "terms": {},
+            "transport_gap": None,
+            "is_swap_optimal": False,
+        }
+        return {
+            **record,
+            **known.get(n_selected, unknown),
+            "nested": [known[size] for size in sorted(known) if size < n_selected],
+        }
 
     def save(self, path: Path | str) -> Path:
         """Write the subset; equal subsets give equal bytes.

@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import gadc
-from gadc.cli import demo, doctor, export_command, features, selection
+from gadc.cli import demo, doctor, export_command, features, plan, selection
 from gadc.cli.console import Session, emit_error, printable
 from gadc.errors import GadcError
 
@@ -36,6 +36,7 @@ app = typer.Typer(
 for command in (
     demo.demo,
     doctor.doctor,
+    plan.plan,
     features.features,
     selection.select,
     export_command.export,

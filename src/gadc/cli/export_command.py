@@ -89,6 +89,14 @@ def export(
             help="Where the images are now, if not where they were selected from.",
         ),
     ] = None,
+    first: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Only the first N images of each class in the order of selection; good subsets "
+            "themselves where N is one of the sizes of `gadc select --nested`.",
+        ),
+    ] = None,
     copy: Copy = False,
     hardlink: Hardlink = False,
     symlink: Symlink = False,
@@ -124,6 +132,8 @@ def export(
     from gadc.subset import Subset
 
     chosen = Subset.load(subset)
+    if first is not None:
+        chosen = chosen.first(first)
     where = image_source(subset, source)
     if form is Format.IMAGEFOLDER:
         if out is None:

@@ -7,12 +7,15 @@ import typer
 
 from gadc.cli import options
 from gadc.cli import selection_options as selecting
+from gadc.cli.composed import takes
 from gadc.cli.console import AsJson, emit, session_of, table
 from gadc.cli.features import EXIT_WITH_QUARANTINE, left_out, reconciled
 from gadc.errors import InputError
 
 if TYPE_CHECKING:
     from gadc.job.config import CondenseConfig
+    from gadc.runs.selection import Request
+    from gadc.search import Nested
 
 BUDGETS = ("--per-class", "--fraction", "--budget")
 MAX_CLASSES_SHOWN = 30
@@ -25,10 +28,13 @@ LEGEND = (
     "distance; lower is better. gap: the transport part is at most so far above its exact value.\n"
     "swap-optimal: exchanging any one image for another would not improve the objective."
 )
+NESTED_LEGEND = (
+    "nested: each smaller subset stays as it is in the larger ones; swap-optimal then speaks of\n"
+    "the images that a size adds."
+)
 
 
-def select(
-    context: typer.Context,
+def request_of(
     data: selecting.Data,
     out: options.OutFolder,
     per_class: selecting.PerClass = None,
@@ -37,6 +43,8 @@ def select(
     allocate: selecting.AllocateOption = None,
     allocation_file: selecting.AllocationFile = None,
     shortfall: selecting.ShortfallOption = selecting.Shortfall.TAKE_ALL,
+    nested: selecting.Nested = None,
+    nested_sizes: selecting.NestedSizes = None,
     clusters: selecting.Clusters = None,
     target: selecting.Target = None,
     keep: selecting.Keep = None,
@@ -72,24 +80,9 @@ def select(
     units: selecting.UnitsOption = selecting.Units.RELATIVE,
     probe: selecting.Probe = True,
     null: selecting.NullPaths = False,
-    strict_exit: options.StrictExit = False,
     wait: options.Wait = 0.0,
-    as_json: AsJson = False,
-) -> None:
-    """Select the images that stand for all the others, class by class.
-
-    For example, ten of each class from a folder with one folder per class:
-
-        gadc select photos --per-class 10 --out selected
-
-    DIR gets:
-
-    - `subset.parquet`: the selected images: path, SHA-256, class, order and gain of each
-    - `paths.txt`: their paths, one a line
-    - `run.json`: settings, the value of the objective and its bound for every class, versions
-    - `quarantine.parquet`, `excluded.parquet`: what was left out, and why
-    - `features/`, `classes/`: work that is not done again when the command is repeated
-    """
+) -> "Request":
+    """Return the selection that these options ask for."""
     images = options.image_settings(
         encoder=encoder,
         weights=weights,
@@ -127,10 +120,11 @@ def select(
         dedup=dedup.value,
         seed=seed,
         patience=patience,
+        nested=_nested(nested, nested_sizes),
     )
-    from gadc.runs.selection import Request, run_selection
+    from gadc.runs.selection import Request
 
-    request = Request(
+    return Request(
         data=data,
         out=out,
         config=config,
@@ -144,6 +138,31 @@ def select(
         wait_seconds=wait,
         null_paths=null,
     )
+
+
+@takes(request_of)
+def select(
+    context: typer.Context,
+    request: "Request",
+    strict_exit: options.StrictExit = False,
+    as_json: AsJson = False,
+) -> None:
+    """Select the images that stand for all the others, class by class.
+
+    For example, ten of each class from a folder with one folder per class:
+
+        gadc select photos --per-class 10 --out selected
+
+    DIR gets:
+
+    - `subset.parquet`: the selected images: path, SHA-256, class, order and gain of each
+    - `paths.txt`: their paths, one a line
+    - `run.json`: settings, the value of the objective and its bound for every class, versions
+    - `quarantine.parquet`, `excluded.parquet`: what was left out, and why
+    - `features/`, `classes/`: work that is not done again when the command is repeated
+    """
+    from gadc.runs.selection import run_selection
+
     record = run_selection(request, show=session_of(context).progress)
     emit(record, as_text(record), as_json=as_json)
     if strict_exit and record["n_quarantined"]:
@@ -167,6 +186,17 @@ def _config(*, allocation_file: Path | None, **fields: Any) -> "CondenseConfig":
     return CondenseConfig(**fields)
 
 
+def _nested(is_nested: bool | None, sizes: str | None) -> "Nested | None":
+    if sizes is None:
+        return "halves" if is_nested else None
+    try:
+        return tuple(int(size) for size in sizes.split(","))
+    except ValueError as error:
+        raise InputError(
+            "nested_sizes", f"nested_sizes={sizes} must be whole numbers, such as 10,50"
+        ) from error
+
+
 def as_text(record: dict[str, Any]) -> str:
     """Return a run's record as people read it."""
     classes = record["classes"]
@@ -177,6 +207,7 @@ def as_text(record: dict[str, Any]) -> str:
             f"{n_selected:,} of {n_images:,} images, from {len(classes):,} {_kind(record)}",
         ],
         *_mean_objective(classes),
+        *_nested_sizes(classes),
         ["counts", reconciled(record)],
         *left_out(record),
         ["confidence", CONFIDENCE.get(record["confidence"], record["confidence"])],
@@ -214,8 +245,24 @@ def _class_table(classes: list[dict[str, Any]]) -> str:
         rows.append(row)
     headers = ["class", "images", "selected", "objective", "gap", "swap-optimal"]
     left = len(classes) - len(rows)
-    more = f"... and {left:,} more classes, all in run.json\n" if left else ""
-    return f"{table(rows, headers=headers)}\n{more}{LEGEND}"
+    more = [f"... and {left:,} more classes, all in run.json"] if left else []
+    legend = [LEGEND, *([NESTED_LEGEND] if any(entry["nested"] for entry in classes) else [])]
+    return "\n".join([table(rows, headers=headers), *more, *legend])
+
+
+def _nested_sizes(classes: list[dict[str, Any]]) -> list[list[str]]:
+    """Return a row about the smaller subsets: the mean objective of the classes."""
+    values: dict[int, list[float]] = {}
+    for entry in classes:
+        for smaller in entry["nested"]:
+            values.setdefault(smaller["n_selected"], []).append(
+                smaller["objective"] / entry["scale"]
+            )
+    if not values:
+        return []
+    means = {size: sum(values[size]) / len(values[size]) for size in sorted(values)}
+    listed = ", ".join(f"first {size}: {mean:.4f}" for size, mean in means.items())
+    return [["nested", listed + "; gadc export --first N"]]
 
 
 def _remarks(record: dict[str, Any]) -> list[list[str]]:

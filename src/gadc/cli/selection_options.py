@@ -181,6 +181,24 @@ Patience = Annotated[
         rich_help_panel=SEARCH,
     ),
 ]
+Nested = Annotated[
+    bool | None,
+    typer.Option(
+        "--nested",
+        metavar="",
+        help="Also make the first half of each class's images a good subset, and the first half "
+        "of that, down to 10: --per-class 100 then holds good subsets of 50, 25 and 12.",
+        rich_help_panel=HOW_MANY,
+    ),
+]
+NestedSizes = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N,N,...",
+        help="Make the first N images of each class a good subset, for these N, such as 10,50.",
+        rich_help_panel=HOW_MANY,
+    ),
+]
 Seed = Annotated[
     int,
     typer.Option(metavar="N", help="Of all that is random in the search.", rich_help_panel=SEARCH),

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gadc.errors import InputError
-from gadc.features.tensors import release_pages
+from gadc.features.rows import FeatureRows, release_rows
 
 N_EXAMPLES = 10
 """How many bad rows an error names."""
@@ -39,7 +39,7 @@ def as_float_matrix(values: NDArray[Any], name: str) -> NDArray[np.float32]:
     return values
 
 
-def check_finite(values: NDArray[np.float32], name: str) -> None:
+def check_finite(values: FeatureRows, name: str) -> None:
     """Raise if a row holds NaN or infinity.
 
     Args:
@@ -54,7 +54,7 @@ def check_finite(values: NDArray[np.float32], name: str) -> None:
         finite = np.isfinite(values[start : start + ROWS_AT_A_TIME]).all(axis=1)
         if not finite.all():
             bad += (start + np.flatnonzero(~finite)).tolist()
-        release_pages(values)
+        release_rows(values)
     if bad:
         rows = ", ".join(str(row) for row in bad[:N_EXAMPLES])
         more = f" and {len(bad) - N_EXAMPLES} more" if len(bad) > N_EXAMPLES else ""
@@ -159,7 +159,7 @@ def check_lengths(path: Path | str, n_rows: int, **columns: NDArray[Any]) -> Non
 
 
 def check_class_range(
-    path: Path | str, class_names: list[str], probabilities: NDArray[np.float32] | None
+    path: Path | str, class_names: list[str], probabilities: FeatureRows | None
 ) -> None:
     """Raise unless there is one column of probabilities per class.
 

@@ -24,6 +24,7 @@ from gadc.features.checks import (
     check_class_range,
     check_lengths,
 )
+from gadc.features.rows import FeatureRows
 from gadc.features.tensors import map_tensors
 
 PICKLE_SUFFIXES = frozenset(
@@ -76,10 +77,10 @@ class FeatureFile:
         ids: One name per row, or None.
     """
 
-    features: NDArray[np.float32]
+    features: FeatureRows
     labels: NDArray[np.int64] | None
     class_names: list[str]
-    probabilities: NDArray[np.float32] | None
+    probabilities: FeatureRows | None
     ids: list[str] | None
 
 
@@ -146,19 +147,12 @@ Columns = dict[str, NDArray[Any]]
 
 def _read_safetensors(path: Path) -> tuple[Columns, list[str] | None]:
     tensors, metadata = map_tensors(path)
-    columns = {
-        name: _widened(tensor.values) if tensor.stored_type == "BF16" else tensor.values
-        for name, tensor in tensors.items()
-    }
-    return columns, _class_names(path, metadata.get("class_names"))
+    columns = {name: tensor.numbers() for name, tensor in tensors.items()}
+    return columns, class_names_of(path, metadata.get("class_names"))
 
 
-def _widened(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
-    """Turn bfloat16 bits into float32: they are its upper half."""
-    return (bits.astype(np.uint32) << 16).view(np.float32)
-
-
-def _class_names(path: Path, text: str | None) -> list[str] | None:
+def class_names_of(path: Path, text: str | None) -> list[str] | None:
+    """Return the class names in a file's metadata entry, a JSON list; None without one."""
     if text is None:
         return None
     try:
@@ -276,7 +270,7 @@ def _parquet_columns(
         columns["labels"] = columns.pop(CLASS_NAME_COLUMN)
     metadata = file.schema_arrow.metadata or {}
     text = metadata.get(b"class_names")
-    return columns, _class_names(path, text.decode("utf-8", "replace") if text else None)
+    return columns, class_names_of(path, text.decode("utf-8", "replace") if text else None)
 
 
 def _parquet_block(path: Path, name: str, column: pyarrow.Array) -> NDArray[Any]:
@@ -301,13 +295,13 @@ def _parquet_block(path: Path, name: str, column: pyarrow.Array) -> NDArray[Any]
 
 
 def _checked(path: Path, columns: Columns, class_names: list[str] | None) -> FeatureFile:
-    features = as_float_matrix(_features_of(path, columns), f"features of {path}")
+    features = as_float_matrix(columns[name_of_features(path, columns)], f"features of {path}")
     n_rows = len(features)
     probabilities = None
     if "probabilities" in columns:
         check_lengths(path, n_rows, probabilities=columns["probabilities"])
         probabilities = as_probabilities(columns["probabilities"], f"probabilities of {path}")
-    found = _first(columns, LABEL_NAMES)
+    found = first_of(columns, LABEL_NAMES)
     labels = None
     if found is not None:
         check_lengths(path, n_rows, labels=found)
@@ -318,7 +312,7 @@ def _checked(path: Path, columns: Columns, class_names: list[str] | None) -> Fea
         n_columns = 0 if probabilities is None else probabilities.shape[1]
         class_names = [str(column) for column in range(n_columns)]
     check_class_range(path, class_names, probabilities)
-    ids = _first(columns, ID_NAMES)
+    ids = first_of(columns, ID_NAMES)
     if ids is not None:
         check_lengths(path, n_rows, ids=ids)
     return FeatureFile(
@@ -330,14 +324,20 @@ def _checked(path: Path, columns: Columns, class_names: list[str] | None) -> Fea
     )
 
 
-def _first(columns: Mapping[str, NDArray[Any]], names: tuple[str, ...]) -> NDArray[Any] | None:
+def first_of(columns: Mapping[str, NDArray[Any]], names: tuple[str, ...]) -> NDArray[Any] | None:
+    """Return the first column there is of these names."""
     return next((columns[name] for name in names if name in columns), None)
 
 
-def _features_of(path: Path, columns: Columns) -> NDArray[Any]:
-    named = _first(columns, FEATURE_NAMES)
-    if named is not None:
-        return named
+def name_of_features(path: Path, columns: Columns) -> str:
+    """Return which column holds the features.
+
+    Raises:
+        InputError: `no_features`: none has a name for it, and not just one is a matrix.
+    """
+    for name in FEATURE_NAMES:
+        if name in columns:
+            return name
     matrices = [
         name for name, array in columns.items() if array.ndim == 2 and name != "probabilities"
     ]
@@ -346,4 +346,4 @@ def _features_of(path: Path, columns: Columns) -> NDArray[Any]:
             "no_features",
             f"{path} has no array named `features`; it has {', '.join(sorted(columns)) or 'none'}",
         )
-    return columns[matrices[0]]
+    return matrices[0]

@@ -40,7 +40,7 @@ from numpy.typing import NDArray
 
 from gadc.errors import InputError
 from gadc.features.checks import check_finite, check_lengths
-from gadc.features.tensors import release_pages
+from gadc.features.rows import FeatureRows, release_rows
 from gadc.runtime import pick_device
 
 SHRINKAGES = (0.01, 0.03, 0.1, 0.3, 0.6, 0.9)
@@ -55,7 +55,7 @@ CHUNK_VALUES = 1 << 22
 
 
 def out_of_fold_probabilities(
-    features: NDArray[np.float32],
+    features: FeatureRows,
     labels: NDArray[np.int64],
     *,
     n_classes: int | None = None,
@@ -77,7 +77,7 @@ def out_of_fold_probabilities(
 
 
 def out_of_fold_confidence_loss(
-    features: NDArray[np.float32],
+    features: FeatureRows,
     labels: NDArray[np.int64],
     *,
     n_classes: int | None = None,
@@ -99,7 +99,7 @@ def out_of_fold_confidence_loss(
 
 
 def fit_probe(
-    features: NDArray[np.float32],
+    features: FeatureRows,
     labels: NDArray[np.int64],
     *,
     n_classes: int | None = None,
@@ -170,7 +170,7 @@ class LeftOutProbe:
         log_likelihood: Mean log p(own class | x) over the rows that rho and tau were chosen on.
     """
 
-    features: NDArray[np.float32]
+    features: FeatureRows
     labels: NDArray[np.int64]
     copies: NDArray[np.int64]
     centre: torch.Tensor
@@ -237,17 +237,15 @@ def _blocks(n_rows: int, values_per_row: int) -> Iterator[NDArray[np.int64]]:
         yield np.arange(start, min(start + size, n_rows))
 
 
-def _load(
-    features: NDArray[np.float32], rows: NDArray[np.int64], device: torch.device
-) -> torch.Tensor:
+def _load(features: FeatureRows, rows: NDArray[np.int64], device: torch.device) -> torch.Tensor:
     """Return some rows as float64 [b, d]."""
     block = torch.from_numpy(features[rows]).to(device).double()
-    release_pages(features)
+    release_rows(features)
     return block
 
 
 def _class_sums(
-    features: NDArray[np.float32],
+    features: FeatureRows,
     labels: NDArray[np.int64],
     n_classes: int,
     device: torch.device,
@@ -263,7 +261,7 @@ def _class_sums(
     return centre, counts, sums - counts[:, None] * centre
 
 
-def _products(features: NDArray[np.float32], centre: torch.Tensor) -> torch.Tensor:
+def _products(features: FeatureRows, centre: torch.Tensor) -> torch.Tensor:
     """Return the sum of (x - centre)(x - centre)' [d, d]."""
     n_rows, n_features = features.shape
     products = torch.zeros(n_features, n_features, dtype=torch.float64, device=centre.device)
@@ -284,12 +282,12 @@ def _shrunk_inverse(scatter: torch.Tensor, shrinkage: float, least_variance: flo
     return inverse
 
 
-def _count_copies(features: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.int64]:
+def _count_copies(features: FeatureRows, labels: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return how many rows of its class equal each row, itself included [n]."""
     keys = []
     for rows in _blocks(len(features), features.shape[1]):
         block = features[rows] + np.float32(0)  # -0 becomes 0
-        release_pages(features)
+        release_rows(features)
         keys += [
             hashlib.blake2b(row.data, digest_size=16).digest() + label.tobytes()
             for row, label in zip(block, labels[rows], strict=True)
@@ -299,7 +297,7 @@ def _count_copies(features: NDArray[np.float32], labels: NDArray[np.int64]) -> N
 
 
 def _tuning_rows(
-    features: NDArray[np.float32],
+    features: FeatureRows,
     labels: NDArray[np.int64],
     centre: torch.Tensor,
     counts: torch.Tensor,

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from gadc.errors import InputError, RunError
 from gadc.features.checks import as_class_indices, check_lengths
-from gadc.features.formats import read_feature_file, read_labels
+from gadc.features.formats import FeatureFile, read_feature_file, read_labels
+from gadc.features.rows import FeatureRows
+from gadc.features.shards import read_feature_shards, shard_paths
 from gadc.features.tensors import map_tensors
 from gadc.images.source import Excluded, Quarantined
 from gadc.storage import digest, escape_name, file_sha256, unescape_name
@@ -33,7 +35,7 @@ class FeatureSet:
 
     Attributes:
         ids: One stable name per image.
-        features: Float32 [n, d]; a read-only memory map where it comes from disk.
+        features: Float32 [n, d]; a read-only memory map where it comes from disk, or several.
         labels: Int64 [n] into `class_names`; None without labels.
         class_names: The classes.
         probabilities: Float32 [n, c], p(class | image) from the encoder's own head; None if it
@@ -49,10 +51,10 @@ class FeatureSet:
     """
 
     ids: list[str]
-    features: NDArray[np.float32]
+    features: FeatureRows
     labels: NDArray[np.int64] | None
     class_names: list[str]
-    probabilities: NDArray[np.float32] | None
+    probabilities: FeatureRows | None
     sha256: list[str] | None
     paths: list[str]
     excluded: list[Excluded]
@@ -81,12 +83,13 @@ class FeatureSet:
 def load_features(
     path: Path | str, *, labels: Path | None = None, verify: bool = True
 ) -> FeatureSet:
-    """Open the folder that `extract` wrote, or anybody's own file of features.
+    """Open the folder that `extract` wrote, or anybody's own features.
 
     Args:
-        path: A folder with `features.json`, or a `.safetensors`, `.npz`, `.npy` or `.parquet`
-            file; see `gadc.features.formats.read_feature_file` for what it must hold.
-        labels: For a file: labels that stand elsewhere, `.npy` or one class name a line.
+        path: A folder with `features.json`; a `.safetensors`, `.npz`, `.npy` or `.parquet` file,
+            see `gadc.features.formats.read_feature_file` for what it must hold; or a folder of
+            `.safetensors` files, see `gadc.features.shards.read_feature_shards`.
+        labels: For files: labels that stand elsewhere, `.npy` or one class name a line.
         verify: Compare the folder's files with their digests, which reads all of them once. A
             file without digests is checked for NaN, infinity and lengths in any case.
 
@@ -95,17 +98,21 @@ def load_features(
         RunError: `corrupt`: a file of the folder is not what was written.
     """
     path = Path(path)
+    if path.is_dir() and not (path / SUMMARY_NAME).exists() and (shards := shard_paths(path)):
+        digests = {shard.name: file_sha256(shard) for shard in shards}
+        return _own_features(path, read_feature_shards(shards), digest(digests), "shards", labels)
     if path.is_dir():
         if labels is not None:
             raise InputError(
                 "labels_given_twice", f"{path} has its own labels; leave out labels={labels}"
             )
         return _load_folder(path, verify=verify)
-    return _load_file(path, labels)
+    return _own_features(path, read_feature_file(path), file_sha256(path), "file", labels)
 
 
-def _load_file(path: Path, labels_path: Path | None) -> FeatureSet:
-    found = read_feature_file(path)
+def _own_features(
+    path: Path, found: FeatureFile, sha256: str, kind: str, labels_path: Path | None
+) -> FeatureSet:
     n_rows = len(found.features)
     labels, class_names = found.labels, found.class_names
     if labels_path is not None:
@@ -127,7 +134,7 @@ def _load_file(path: Path, labels_path: Path | None) -> FeatureSet:
         excluded=[],
         quarantined=[],
         n_scanned=n_rows,
-        provenance={"source": str(path), "kind": "file", "sha256": file_sha256(path)},
+        provenance={"source": str(path), "kind": kind, "sha256": sha256},
     )
 
 

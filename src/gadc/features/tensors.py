@@ -20,7 +20,7 @@ MAX_HEADER_BYTES = 16 << 20
 LENGTH_BYTES = 8
 ALIGNMENT_BYTES = 8
 
-# bfloat16 has no NumPy type: its bits are read as uint16 and widened by `gadc.features.formats`.
+# bfloat16 has no NumPy type: its bits are read as uint16 and widened by `StoredTensor.numbers`.
 NUMPY_TYPES = {
     "F64": "<f8",
     "F32": "<f4",
@@ -49,6 +49,13 @@ class StoredTensor:
 
     stored_type: str
     values: NDArray[Any]
+
+    def numbers(self, rows: NDArray[np.int64] | None = None) -> NDArray[Any]:
+        """Return some rows, or all, as NumPy's own numbers; all are a memory map if they can be."""
+        found = self.values if rows is None else self.values[rows]
+        if self.stored_type != "BF16":
+            return found
+        return (found.astype(np.uint32) << 16).view(np.float32)  # float32's upper half
 
 
 def map_tensors(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
@@ -122,6 +129,36 @@ def release_pages(array: NDArray[Any]) -> None:
         base.madvise(mmap.MADV_DONTNEED)
 
 
+Shapes = Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
+"""Shape and type of each tensor."""
+
+
+def tensor_file_bytes(shapes: Shapes, metadata: Mapping[str, str]) -> int:
+    """Return the size of the file that `TensorWriter` makes of these."""
+    header, ends = _layout(shapes, metadata)
+    return len(header) + max(ends.values(), default=0)
+
+
+def _layout(shapes: Shapes, metadata: Mapping[str, str]) -> tuple[bytes, dict[str, int]]:
+    """Return a file's start up to the first tensor, and where each tensor ends behind it."""
+    names = {np.dtype(numpy_type): name for name, numpy_type in NUMPY_TYPES.items()}
+    names[np.dtype("<u2")] = "U16"
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    ends: dict[str, int] = {}
+    begin = 0
+    for name, (shape, dtype) in shapes.items():
+        ends[name] = begin + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        header[name] = {
+            "dtype": names[dtype],
+            "shape": list(shape),
+            "data_offsets": [begin, ends[name]],
+        }
+        begin = ends[name]
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % ALIGNMENT_BYTES)
+    return struct.pack("<Q", len(text)) + text, ends
+
+
 class TensorWriter:
     """Write a safetensors file block by block, each tensor along its first axis.
 
@@ -136,31 +173,16 @@ class TensorWriter:
     def __init__(
         self,
         path: Path,
-        shapes: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]],
+        shapes: Shapes,
         metadata: Mapping[str, str],
     ) -> None:
-        names = {np.dtype(numpy_type): name for name, numpy_type in NUMPY_TYPES.items()}
-        names[np.dtype("<u2")] = "U16"
-        header: dict[str, Any] = {"__metadata__": dict(metadata)}
-        begin = 0
-        self._next: dict[str, int] = {}
-        self._end: dict[str, int] = {}
-        for name, (shape, dtype) in shapes.items():
-            end = begin + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-            header[name] = {
-                "dtype": names[dtype],
-                "shape": list(shape),
-                "data_offsets": [begin, end],
-            }
-            self._next[name], self._end[name] = begin, end
-            begin = end
-        text = json.dumps(header, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % ALIGNMENT_BYTES)
+        header, self._end = _layout(shapes, metadata)
+        self._next = dict(zip(shapes, [0, *self._end.values()], strict=False))
         self._dtypes = {name: dtype for name, (_, dtype) in shapes.items()}
-        self._body = LENGTH_BYTES + len(text)
+        self._body = len(header)
         self._file = path.open("wb")
-        self._file.write(struct.pack("<Q", len(text)) + text)
-        self._file.truncate(self._body + begin)
+        self._file.write(header)
+        self._file.truncate(tensor_file_bytes(shapes, metadata))
 
     def append(self, name: str, block: NDArray[Any]) -> None:
         """Add rows to a tensor."""

@@ -6,7 +6,7 @@ from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 
 from gadc.errors import InputError
-from gadc.features.tensors import release_pages
+from gadc.features.rows import FeatureRows, release_rows
 from gadc.runtime import generator
 
 # Centres are found on this many rows, or this many per cluster if that is more: they are means.
@@ -16,7 +16,7 @@ ROWS_AT_A_TIME = 16_384
 
 
 def cluster(
-    features: NDArray[np.float32], n_clusters: int, order: NDArray[np.int64], *, seed: int
+    features: FeatureRows, n_clusters: int, order: NDArray[np.int64], *, seed: int
 ) -> NDArray[np.int64]:
     """Divide images into clusters by k-means.
 
@@ -53,7 +53,7 @@ def cluster(
             found[start : start + ROWS_AT_A_TIME] = model.predict(
                 features[start : start + ROWS_AT_A_TIME]
             )
-            release_pages(features)
+            release_rows(features)
     numbers, first = np.unique(found[order], return_index=True)
     renumbered = np.empty(int(numbers.max()) + 1, dtype=np.int64)
     renumbered[numbers[np.argsort(first)]] = np.arange(len(numbers))

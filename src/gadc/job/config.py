@@ -9,8 +9,9 @@ from gadc.job.budget import Allocate, Shortfall
 from gadc.objective.total import DEFAULT_MEAN_WEIGHT, DEFAULT_STD_WEIGHT, Units
 from gadc.objective.transport import DEFAULT_CAPACITY, DEFAULT_RELATIVE_EPSILON
 from gadc.per_class.selection import ClassSettings
-from gadc.search import Start
+from gadc.search import Nested, Start
 from gadc.search.multistart import DEFAULT_PATIENCE
+from gadc.search.nested import check_nested
 
 Dedup = Literal["first", "keep"]
 
@@ -33,6 +34,10 @@ class CondenseConfig(BaseModel):
         start: See `gadc.search.search`; so are `max_swaps` and `patience`.
         max_swaps: Most exchanges per start; None for as many as help.
         patience: Failed attempts in a row to leave the best local optimum.
+        nested: Sizes of smaller subsets of each class, ascending, or `halves` for its number
+            halved again and again, down to 10 at least. The order of selection then begins with
+            them: its first images are a good smaller subset. Sizes that a class does not reach
+            are left out.
         capacity: See `gadc.Objective`; so are all weights and `units`.
         epsilon: See there.
         mean_weight: See there.
@@ -62,6 +67,7 @@ class CondenseConfig(BaseModel):
     start: Start = "best"
     max_swaps: int | None = Field(default=None, ge=0)
     patience: int = Field(default=DEFAULT_PATIENCE, ge=0)
+    nested: Nested | None = None
     capacity: float = Field(default=DEFAULT_CAPACITY, ge=1.0)
     epsilon: float = Field(default=DEFAULT_RELATIVE_EPSILON, gt=0.0)
     mean_weight: float = Field(default=DEFAULT_MEAN_WEIGHT, ge=0.0)
@@ -98,6 +104,7 @@ class CondenseConfig(BaseModel):
             raise ValueError("allocate='file' and an allocation go together; give both or neither")
         if self.allocation is not None and self.clusters is not None:
             raise ValueError("clusters have no names before they are found; leave out allocation")
+        check_nested(self.nested, self.per_class)
         return self
 
     @property

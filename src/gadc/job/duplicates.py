@@ -7,13 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gadc.features.checks import check_finite
-from gadc.features.tensors import release_pages
+from gadc.features.rows import FeatureRows, release_rows
 
 ROWS_AT_A_TIME = 4096
 DIGEST_BYTES = 16
 
 
-def row_digests(features: NDArray[np.float32], name: str) -> list[bytes]:
+def row_digests(features: FeatureRows, name: str) -> list[bytes]:
     """Return a digest of each row; equal numbers have equal digests.
 
     A memory map is read once, block by block, and its pages are given back.
@@ -32,7 +32,7 @@ def row_digests(features: NDArray[np.float32], name: str) -> list[bytes]:
             check_finite(features, name)
         block += np.float32(0.0)  # -0 becomes 0
         digests += [hashlib.blake2b(row.data, digest_size=DIGEST_BYTES).digest() for row in block]
-        release_pages(features)
+        release_rows(features)
     return digests
 
 

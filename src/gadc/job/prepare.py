@@ -11,14 +11,15 @@ from numpy.typing import NDArray
 from gadc.errors import InputError
 from gadc.features.checks import as_float_matrix, as_probabilities
 from gadc.features.probe import out_of_fold_confidence_loss
+from gadc.features.rows import release_rows
 from gadc.features.store import FeatureSet
-from gadc.features.tensors import release_pages
 from gadc.job.budget import Allocation, allocate_budget
 from gadc.job.config import CondenseConfig
 from gadc.job.division import Division, Eligibility, divide, find_eligible, shown
 from gadc.job.duplicates import row_digests
 from gadc.objective import confidence_losses
 from gadc.per_class.selection import ClassTask, single_thread
+from gadc.search.nested import check_nested
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +87,7 @@ class Job:
             exclude=tuple(np.flatnonzero(self.eligibility.is_barred[rows]).tolist()),
             device=self.device,
         )
-        release_pages(features.features)
+        release_rows(features.features)
         return task
 
     def _target_features(self, name: str) -> NDArray[np.float32] | None:
@@ -203,7 +204,9 @@ def check(features: FeatureSet, name: str) -> CheckedSet:
             f"{n_found}",
         )
     values = features.features
-    if values.dtype != np.float32 or values.ndim != 2 or 0 in values.shape:
+    if isinstance(values, np.ndarray) and (
+        values.dtype != np.float32 or values.ndim != 2 or 0 in values.shape
+    ):
         # A memory map of float32 stays one; its numbers are checked below, block by block.
         features = dataclasses.replace(features, features=as_float_matrix(values, name))
     by_id = sorted(range(n_images), key=features.ids.__getitem__)
@@ -266,6 +269,7 @@ def _allocate(config: CondenseConfig, division: Division, eligibility: Eligibili
         n_selectable=n_selectable,
         class_names=names,
     )
+    check_nested(config.nested, int(allocated.wanted.max()))
     for label, rows in enumerate(division.rows):
         n_kept = int(eligibility.is_kept[rows].sum())
         if n_kept > allocated.counts[label]:
@@ -304,7 +308,7 @@ def _confidence(
             losses = out_of_fold_confidence_loss(
                 features.features, division.labels, n_classes=len(division.names)
             )
-        release_pages(features.features)
+        release_rows(features.features)
         return PROBE, losses.astype(np.float64)
     if config.confidence_weight is not None:
         raise InputError(

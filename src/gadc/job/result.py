@@ -110,7 +110,6 @@ def _described(checked: CheckedSet) -> dict[str, Any]:
 def _class_record(job: Job, label: int, found: ClassSelection) -> dict[str, Any]:
     rows = job.division.rows[label]
     n_wanted, n_selected = int(job.allocation.wanted[label]), len(found.order)
-    terms = found.terms
     return {
         "label": label,
         "class_name": job.division.names[label],
@@ -119,13 +118,27 @@ def _class_record(job: Job, label: int, found: ClassSelection) -> dict[str, Any]
         "n_wanted": n_wanted,
         "n_selected": n_selected,
         "n_short": max(0, n_wanted - n_selected),
-        "objective": terms.get("total"),
-        "terms": terms,
-        "transport_gap": terms["transport"] - terms["transport_lower_bound"] if terms else None,
+        **_described_terms(found.terms),
         "scale": found.scale,
         "is_swap_optimal": found.is_swap_optimal,
         "has_converged": found.has_converged,
         "start": found.start,
         "start_values": found.start_values,
         "counts": found.counts,
+        "nested": [
+            {
+                "n_selected": smaller["n_selected"],
+                **_described_terms(smaller["terms"]),
+                "is_swap_optimal": smaller["is_swap_optimal"],
+            }
+            for smaller in found.nested
+        ],
+    }
+
+
+def _described_terms(terms: dict[str, float]) -> dict[str, Any]:
+    return {
+        "objective": terms.get("total"),
+        "terms": terms,
+        "transport_gap": terms["transport"] - terms["transport_lower_bound"] if terms else None,
     }

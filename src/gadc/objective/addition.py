@@ -160,11 +160,12 @@ class Additions:
             now, order = order[:block], order[block:]
             block = max(FIRST_BLOCK, BLOCK_ENTRIES // self._cost.shape[1])
             some = field.keep(now)
-            rule = None
-            if solved is not None:
-                ceilings = best.bar - some.rest + some.rest_error
-                group = self._guides.group[some.pool]
-                rule = Rule(ceilings, solved.slope[group], solved.steepest)
+            ceilings = best.bar - some.rest + some.rest_error
+            if solved is None:
+                rule = Rule(ceilings)
+            else:
+                slope = solved.slope[self._guides.group[some.pool]]
+                rule = Rule(ceilings, slope, solved.steepest)
             transport = solve(extension, some.pool, starts[now], rule=rule)
             done = transport.isfinite()
             n_solved += int(done.sum())

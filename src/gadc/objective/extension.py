@@ -19,7 +19,7 @@ from gadc.objective.transport import Problem
 MAX_LOG_SCALING = 80.0
 # Two rows whose plans overlap by less than this are taken as independent in Hessians: with many
 # rows, most pairs never meet.
-LEAST_OVERLAP = 1e-2
+LEAST_OVERLAP = 1e-5
 # Shares below this are zero in float32 arithmetic.
 LEAST_SHARE = 1e-30
 

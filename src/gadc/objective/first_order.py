@@ -28,13 +28,14 @@ class Rule:
 
     Attributes:
         ceilings: It is when its cost is above its ceiling, [p].
-        slope: Change of its cost by that of its row masses, approximately, [p, r + 1].
+        slope: Change of its cost by that of its row masses, approximately, [p, r + 1]; without it
+            only the linear programme's bound tells.
         steepest: The largest of all slopes.
     """
 
     ceilings: torch.Tensor
-    slope: torch.Tensor
-    steepest: torch.Tensor
+    slope: torch.Tensor | None = None
+    steepest: torch.Tensor | None = None
 
 
 class Margins:
@@ -44,8 +45,8 @@ class Margins:
         steepest: The largest change of a transport cost by its row masses.
     """
 
-    def __init__(self, steepest: torch.Tensor) -> None:
-        self._steepest = steepest
+    def __init__(self, steepest: torch.Tensor | None) -> None:
+        self._steepest = torch.inf if steepest is None else steepest
         self._errors: torch.Tensor | None = None
 
     def of(self, errors: torch.Tensor) -> torch.Tensor:

@@ -10,6 +10,10 @@ from gadc.objective.first_order import Margins, Rule
 
 # Newton steps for a candidate before it is handed to the general solver.
 MAX_STEPS = 20
+# The first steps hardly move the linear bounds; from this one on they are looked at for as long as
+# the last look left at most this share of the candidates.
+FIRST_BOUND_STEP = 2
+BOUNDS_PAY = 0.9
 # Levenberg's damping of the steps, relative to the diagonal: above float32's rounding.
 RIDGE = 1e-5
 # Longest step, as the logarithm of a scaling.
@@ -105,6 +109,15 @@ class NewtonStack:
             self.log_scaling -= self.log_scaling[:, -2:-1].clone()
         self.evaluate()
 
+    def lower_bounds(self) -> torch.Tensor:
+        """Return the linear programme's dual value at the present potentials, [p]; NaN as -inf."""
+        extension, potentials = self.extension, self.potentials
+        least = self.newcomer_costs - potentials[:, -1:]
+        for row, costs in enumerate(extension.base_costs):
+            torch.minimum(least, costs - potentials[:, row : row + 1], out=least)
+        bounds = potentials @ extension.masses + least @ extension.column_mass
+        return torch.nan_to_num(bounds, nan=-torch.inf)
+
     def cost_gradient(self) -> torch.Tensor:
         """Return the derivative of `<C, pi>` by the log-scalings, [p, r + 1].
 
@@ -148,28 +161,35 @@ def solve(
         ConvergenceWarning: A candidate has not converged, even with the general solver.
     """
     costs = extension.cost.new_full((len(pool),), torch.inf, dtype=torch.float64)
+    if rule is None:
+        rule = Rule(torch.full_like(costs, torch.inf))
     stack = NewtonStack(extension, pool, potentials)
     left = torch.arange(len(pool), device=costs.device)
-    if rule is not None:
-        margins = Margins(rule.steepest)
-        slope, ceilings = rule.slope, rule.ceilings
-    for _ in range(MAX_STEPS):
+    margins = Margins(rule.steepest)
+    slope, ceilings = rule.slope, rule.ceilings
+    bounds_pay = slope is None
+    for n_steps in range(MAX_STEPS):
         error = stack.error
         done = error <= extension.problem.tol
         undecided = ~done
-        transport = stack.transport_costs()
-        costs[left[done]] = transport[done]
-        if rule is not None:
+        if slope is not None or done.any():
+            transport = stack.transport_costs()
+            costs[left[done]] = transport[done]
+        if slope is not None:
             estimates = transport + (slope * stack.missing).sum(1)
             undecided &= ~(estimates - margins.of(error) > ceilings)
+        elif n_steps >= FIRST_BOUND_STEP and bounds_pay:
+            possible = stack.lower_bounds() <= ceilings
+            bounds_pay = int(possible.sum()) < BOUNDS_PAY * len(left)
+            undecided &= possible
         if not undecided.any():
             return costs
         if not undecided.all():
             left = left[undecided]
             stack.keep(undecided)
-            if rule is not None:
-                margins.keep(undecided)
-                slope, ceilings = slope[undecided], ceilings[undecided]
+            margins.keep(undecided)
+            ceilings = ceilings[undecided]
+            slope = slope[undecided] if slope is not None else None
         stack.step()
     # Underflow, or a problem too hard for undamped steps: the general solver takes its time.
     rows = torch.cat([extension.base.expand(len(left), -1), pool[left][:, None]], 1)

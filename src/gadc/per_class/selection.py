@@ -2,9 +2,11 @@
 
 import contextlib
 import dataclasses
+import functools
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,8 +16,10 @@ from gadc.errors import RunError
 from gadc.objective import Objective
 from gadc.objective.total import DEFAULT_MEAN_WEIGHT, DEFAULT_STD_WEIGHT, Units
 from gadc.objective.transport import DEFAULT_CAPACITY, DEFAULT_RELATIVE_EPSILON
-from gadc.search import Candidates, Start, search
+from gadc.search import Candidates, Nested, Start, search_nested
+from gadc.search.counts import Counts
 from gadc.search.multistart import DEFAULT_PATIENCE
+from gadc.search.nested import nested_sizes
 
 # Above this error of the subset's row masses (their sum is 1) its objective is no result.
 MAX_ROW_ERROR = 1e-3
@@ -23,11 +27,12 @@ MAX_ROW_ERROR = 1e-3
 
 @dataclass(frozen=True)
 class ClassSettings:
-    """How every class is selected from; see `Objective` and `search`."""
+    """How every class is selected from; see `Objective` and `search_nested`."""
 
     start: Start = "best"
     max_swaps: int | None = None
     patience: int = DEFAULT_PATIENCE
+    nested: Nested | None = None
     seed: int = 0
     capacity: float = DEFAULT_CAPACITY
     epsilon: float = DEFAULT_RELATIVE_EPSILON
@@ -73,12 +78,15 @@ class ClassSelection:
         gains: Decrease of the objective by each [k].
         terms: See `Objective.terms`; empty if nothing was selected.
         scale: The median cost.
-        is_swap_optimal: No exchange of one image lowers the objective.
-        has_converged: The solver reached its tolerance for the subset.
+        is_swap_optimal: No exchange of one image lowers the objective; of nested subsets, of an
+            image that is in none of the smaller ones.
+        has_converged: The solver reached its tolerance for the subset, and the smaller ones.
         start: The start that led here.
         start_values: The objective of each start.
         counts: The work done.
         seconds: How long it took.
+        nested: The smaller subsets, if they were asked for, from the smallest on: `n_selected`,
+            the first of `order`, and of each `terms` and `is_swap_optimal`.
     """
 
     order: list[int] = field(default_factory=list)
@@ -91,6 +99,7 @@ class ClassSelection:
     start_values: dict[str, float] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
+    nested: list[dict[str, Any]] = field(default_factory=list)
 
 
 def class_objective(task: ClassTask) -> Objective:
@@ -122,16 +131,16 @@ def select_class(task: ClassTask) -> ClassSelection:
     started = time.monotonic()
     settings = task.settings
     objective = class_objective(task)
-    found = search(
+    *smaller, found = search_nested(
         objective,
-        task.n_selected,
+        nested_sizes(settings.nested, task.n_selected),
         start=settings.start,
         candidates=Candidates(len(task.features), keep=task.keep, exclude=task.exclude),
         max_swaps=settings.max_swaps,
         patience=settings.patience,
         seed=settings.seed,
     )
-    row_error = found.terms["transport_row_error"]
+    row_error = max(result.terms["transport_row_error"] for result in (*smaller, found))
     if not row_error <= MAX_ROW_ERROR:
         raise RunError(
             "not_converged",
@@ -147,8 +156,18 @@ def select_class(task: ClassTask) -> ClassSelection:
         has_converged=row_error <= objective.problem.tol,
         start=found.start,
         start_values=found.start_values,
-        counts=dataclasses.asdict(found.counts),
+        counts=dataclasses.asdict(
+            functools.reduce(Counts.plus, (result.counts for result in (*smaller, found)))
+        ),
         seconds=time.monotonic() - started,
+        nested=[
+            {
+                "n_selected": len(result.order),
+                "terms": result.terms,
+                "is_swap_optimal": result.is_swap_optimal,
+            }
+            for result in smaller
+        ],
     )
 
 

@@ -37,9 +37,7 @@ def select_classes(tasks: Iterable[tuple[int, ClassTask]], done: Done, *, n_work
             for label, task in tasks:
                 done(label, _select_named(task))
         return
-    pool = ProcessPoolExecutor(
-        n_workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker
-    )
+    pool = worker_pool(n_workers)
     running: dict[Future[ClassSelection], int] = {}
     try:
         with pool:
@@ -54,6 +52,13 @@ def select_classes(tasks: Iterable[tuple[int, ClassTask]], done: Done, *, n_work
             "a worker process was killed, perhaps for want of memory; finished classes are kept: "
             "run the same command again, with fewer workers if it was memory",
         ) from error
+
+
+def worker_pool(n_workers: int) -> ProcessPoolExecutor:
+    """Return a pool of fresh processes of one thread each, which end with this one."""
+    return ProcessPoolExecutor(
+        n_workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker
+    )
 
 
 def _feed(

@@ -19,6 +19,7 @@ from gadc.features.components import principal_components, project
 from gadc.features.encoders import DEFAULT_ENCODER, Encoder, load_encoder
 from gadc.features.extract import OnError, extract
 from gadc.features.formats import PICKLE_SUFFIXES
+from gadc.features.shards import shard_paths
 from gadc.features.store import ROWS_NAME, SUMMARY_NAME, FeatureSet, load_features
 from gadc.features.tensors import map_tensors
 from gadc.images.decode import AnimatedChoice, DecodePolicy
@@ -73,6 +74,13 @@ class ImageSettings:
     decode_workers: int = 2
     device: str = "auto"
 
+    @property
+    def policy(self) -> DecodePolicy:
+        """What is accepted as an image."""
+        return DecodePolicy(
+            max_pixels=self.max_pixels, min_side_px=self.min_side_px, animated=self.animated
+        )
+
     def index(self, data: Path) -> ImageIndex:
         """Find the images of `data`; their paths are absolute, so that they can be found later."""
         return open_index(
@@ -97,11 +105,11 @@ class ImageSettings:
 def is_features(path: Path) -> bool:
     """Tell whether `path` holds features rather than images.
 
-    A folder that `extract` wrote; a file of arrays; or a parquet file with a column `features` or
-    `f0` and so on.
+    A folder that `extract` wrote, or one of safetensors files; a file of arrays; or a parquet file
+    with a column `features` or `f0` and so on.
     """
     if path.is_dir():
-        return (path / SUMMARY_NAME).is_file()
+        return (path / SUMMARY_NAME).is_file() or bool(shard_paths(path))
     if path.suffix.lower() in FEATURE_SUFFIXES:
         return True
     if path.suffix.lower() != ".parquet" or not path.is_file():
@@ -139,11 +147,7 @@ def extract_features(
         max_bad=settings.max_bad,
         on_error=settings.on_error,
         decode_workers=settings.decode_workers,
-        policy=DecodePolicy(
-            max_pixels=settings.max_pixels,
-            min_side_px=settings.min_side_px,
-            animated=settings.animated,
-        ),
+        policy=settings.policy,
         class_map=class_map,
         show=show,
     )

@@ -114,7 +114,7 @@ def run_selection(request: Request, *, show: ProgressStyle = "silent") -> dict[s
     # `condense` takes the lock of `out` itself; this one spans the whole run.
     (out / RECORDS_FOLDER).mkdir(exist_ok=True)
     with exclusive(out / RECORDS_FOLDER, wait_seconds=request.wait_seconds):
-        features, source = _features(request, show)
+        features, source = features_of(request, show)
         features_seconds = time.monotonic() - began
         target = _target(request, features, show)
         (out / RECORD_NAME).unlink(missing_ok=True)
@@ -125,7 +125,7 @@ def run_selection(request: Request, *, show: ProgressStyle = "silent") -> dict[s
             keep=read_ids(request.keep, features),
             exclude=read_ids(request.exclude, features),
             out=out,
-            workers=_usual_workers(features, request.images.device)
+            workers=usual_workers(features.n_images, request.images.device)
             if request.workers is None
             else request.workers,
             device=request.images.device,
@@ -150,7 +150,7 @@ def run_selection(request: Request, *, show: ProgressStyle = "silent") -> dict[s
     return record
 
 
-def _features(request: Request, show: ProgressStyle) -> tuple[FeatureSet, ImageSource | None]:
+def features_of(request: Request, show: ProgressStyle) -> tuple[FeatureSet, ImageSource | None]:
     """Return the features to select from, and where their images are."""
     data, images = request.data, request.images
     source = ImageSource(data, images.image_column, images.follow_outside)
@@ -160,7 +160,8 @@ def _features(request: Request, show: ProgressStyle) -> tuple[FeatureSet, ImageS
                 "features_twice", f"{data} are features already; leave out {request.features}"
             )
         found = load_any(data, labels_file=request.labels_file)
-        given = found.provenance.get("source") if data.is_dir() else None
+        is_ours = data.is_dir() and found.provenance.get("kind") != "shards"
+        given = found.provenance.get("source") if is_ours else None
         return found, None if given is None else ImageSource(Path(given))
     if request.features is not None:
         index = images.index(data)
@@ -315,8 +316,8 @@ def _record(
     }
 
 
-def _usual_workers(features: FeatureSet, device: str) -> int:
+def usual_workers(n_images: int, device: str) -> int:
     """Return one process per core where starting them pays; a GPU is not shared."""
-    if features.n_images < MANY_IMAGES or pick_device(device).type == "cuda":
+    if n_images < MANY_IMAGES or pick_device(device).type == "cuda":
         return 1
     return os.cpu_count() or 1

@@ -52,6 +52,11 @@ class Candidates:
         """Return the images that must still join `chosen`, int64, ascending."""
         return np.setdiff1d(np.asarray(self.keep, dtype=np.int64), np.asarray(chosen, np.int64))
 
+    def keeping(self, indices: Sequence[int]) -> "Candidates":
+        """Return the candidates of which `indices` must be chosen as well."""
+        excluded = np.flatnonzero(~self._may_be_chosen).tolist()
+        return Candidates(self.n_images, keep=[*self.keep, *indices], exclude=excluded)
+
     def only(self, indices: Sequence[int]) -> "Candidates":
         """Return the candidates restricted to `indices`, of which the kept are still kept."""
         outside = np.setdiff1d(np.arange(self.n_images), np.asarray(indices, dtype=np.int64))

@@ -1,0 +1,114 @@
+"""`gadc plan`: what a selection will need, before it runs."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gadc.cli.composed import takes
+from gadc.cli.console import AsJson, emit, table
+from gadc.cli.selection import request_of
+
+if TYPE_CHECKING:
+    from gadc.runs.selection import Request
+
+MINUTE, HOUR = 60, 3600
+
+
+@takes(request_of, leave_out=frozenset(["wait", "null"]))
+def plan(
+    context: typer.Context,
+    request: "Request",
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="DIR",
+            help="Where `gadc select` will write; its disk must have room. Nothing is written.",
+        ),
+    ] = Path("."),
+    seconds: Annotated[
+        float,
+        typer.Option(
+            metavar="S",
+            help="About how long to measure; with more, more images and classes are.",
+        ),
+    ] = 20.0,
+    as_json: AsJson = False,
+) -> None:
+    """Say how long `gadc select` will take, and how much memory and disk, before it runs.
+
+    It takes the options of `gadc select`, and measures on this machine, as it is now: a sample of
+    the images, and the selection from some classes.
+
+        gadc plan photos --per-class 10
+
+    It fails with the code `no_space` where the disk of DIR is too small.
+    """
+    from gadc.runs.plan import plan_selection
+
+    found = plan_selection(request, seconds=seconds)
+    emit(found, as_text(found), as_json=as_json)
+
+
+def as_text(found: dict[str, Any]) -> str:
+    """Return a plan as people read it."""
+    time, memory, disk = found["time"], found["memory"], found["disk"]
+    measured = found["measured"]
+    n_whole = sum(entry["whole"] for entry in measured["classes"])
+    steps = [
+        ["loading", duration(time["load_seconds"])],
+        *([["features", duration(time["features_seconds"])]] if measured["images"] else []),
+        ["checks and probe", duration(time["prepare_seconds"])],
+        ["selection", f"{duration(time['select_seconds'])} in {found['workers']} processes"],
+        ["all", duration(time["total_seconds"])],
+    ]
+    available = memory["available_bytes"]
+    needs = [
+        [
+            "memory",
+            f"{_size(memory['needed_bytes'])}"
+            + ("" if available is None else f" of {_size(available)} available"),
+        ],
+        [
+            "disk",
+            f"{_size(disk['needed_bytes'])} of {_size(disk['free_bytes'])} free in {disk['where']}"
+            + (f"; {_size(disk['features_bytes'])} stay" if disk["features_bytes"] else ""),
+        ],
+    ]
+    basis = [f"{n_whole:,} of {found['n_classes']:,} classes"]
+    if measured["images"]:
+        basis.append(f"{measured['images']:,} of {found['n_images']:,} images")
+    if measured["rows_prepared"] < found["n_images"]:
+        basis.append(f"checks of {measured['rows_prepared']:,} rows")
+    facts = [
+        *needs,
+        ["selects", f"{found['n_selected']:,} of {found['n_images']:,} images"],
+        ["measured", f"{', '.join(basis)}, in {duration(found['plan_seconds'])}"],
+        ["extrapolated", _extrapolation(found)],
+        *[["note", remark] for remark in found["remarks"]],
+    ]
+    return f"{table(steps, headers=('step', 'about'))}\n\n{table(facts)}"
+
+
+def _extrapolation(found: dict[str, Any]) -> str:
+    if found["measured"]["everything"]:
+        return "nothing of the selection"
+    return (
+        "a class takes a time in proportion to (selected x images x images to match) to the power "
+        f"{found['model']['exponent']:.2f}"
+    )
+
+
+def duration(seconds: float) -> str:
+    """Return a time as people say it."""
+    if seconds >= HOUR:
+        return f"{seconds / HOUR:.1f} h"
+    if seconds >= MINUTE:
+        return f"{seconds / MINUTE:.1f} min"
+    return f"{seconds:.1f} s"
+
+
+def _size(n_bytes: float) -> str:
+    return f"{n_bytes / 1e9:.2f} GB" if n_bytes >= 1e8 else f"{n_bytes / 1e6:.2f} MB"

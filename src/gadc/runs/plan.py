@@ -1,0 +1,190 @@
+"""What a selection will need: measured on a small part of it, right here, right now."""
+
+import dataclasses
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from gadc.errors import InputError, RunError
+from gadc.runs.cost_model import TimeModel, fit_time_model, makespan
+from gadc.runs.planned_data import PlannedData, planned_pool, planned_target
+from gadc.runs.prepared_part import PreparedPart, prepare_part
+from gadc.runs.selection import Request, usual_workers
+from gadc.runs.selection_trial import SelectionTrial, peak_bytes, try_selection
+
+DEFAULT_SECONDS = 20.0
+ROW_BYTES = 400
+"""Ids, digests and sets of a row in the memory of the process that divides the work; measured on
+1.3 million rows."""
+CLASS_DISK_BYTES = 3000
+SELECTED_DISK_BYTES = 600
+"""A class's record, and an image's line in `subset.parquet`, `paths.txt` and `run.json`; about."""
+
+
+def plan_selection(request: Request, *, seconds: float = DEFAULT_SECONDS) -> dict[str, Any]:
+    """Estimate time, memory and disk space of `run_selection`, as if nothing had been done yet.
+
+    Reads the data, and runs small parts of the work: features of a sample of images, the checks,
+    and the selection from some classes, in processes as many as the run would use. Nothing is
+    written to `request.out`, which need not exist.
+
+    Args:
+        request: What will be asked for.
+        seconds: About how long images, and then classes, are tried.
+
+    Returns:
+        Times in seconds, sizes in bytes; what was measured, the model, and remarks.
+
+    Raises:
+        InputError: What the selection would raise.
+        RunError: `no_space`: the disk of `request.out` has less room than needed.
+    """
+    if not seconds > 0:
+        raise InputError("bad_argument", f"seconds={seconds} must be above 0")
+    for path in (request.data, request.features, request.target):
+        if path is not None and not path.exists():
+            raise InputError("missing_source", f"{path}: there is no such file or folder")
+    began = time.monotonic()
+    pool = planned_pool(request, seconds=seconds)
+    target = planned_target(request, seconds=seconds)
+    data = [pool] if target is None else [pool, target]
+    loaded_bytes = peak_bytes()
+    part = prepare_part(request, pool, target)
+    disk = _disk(request.out, data, part)
+    n_workers = request.workers or usual_workers(pool.n_images, request.images.device)
+    first, *others = part.tried_labels()
+    largest, feed_row_seconds = part.timed_task(first)
+    trial = try_selection(
+        largest, (part.task(label) for label in others), n_workers=n_workers, seconds=seconds
+    )
+    model = fit_time_model(trial.measured)
+    times = {
+        "load_seconds": sum(each.load_seconds for each in data),
+        "features_seconds": sum(each.trial.seconds for each in data if each.trial is not None),
+        "prepare_seconds": part.prepare_seconds,
+        "select_seconds": _selection_seconds(
+            part, model, trial, n_workers, feed_row_seconds * pool.n_images
+        ),
+    }
+    driver_bytes = peak_bytes() if part.is_whole else loaded_bytes + ROW_BYTES * pool.n_images
+    memory = _memory(trial, n_workers, driver_bytes, largest.features.nbytes)
+    n_whole = sum(entry.is_whole for entry in trial.measured)
+    n_searched = sum(size.n_selected > 0 for size in part.sizes)
+    return {
+        "data": str(request.data),
+        "n_images": pool.n_images,
+        "n_classes": len(part.sizes),
+        "n_selected": sum(size.n_selected for size in part.sizes),
+        "workers": n_workers,
+        "time": {**times, "total_seconds": sum(times.values())},
+        "memory": memory,
+        "disk": disk,
+        "measured": {
+            "images": None if pool.trial is None else pool.trial.n_sampled,
+            "rows_prepared": part.n_rows,
+            "classes": [
+                {
+                    **dataclasses.asdict(entry.size),
+                    "seconds": entry.seconds,
+                    "whole": entry.is_whole,
+                }
+                for entry in trial.measured
+            ],
+            "everything": n_whole == n_searched,
+        },
+        "model": {
+            "class_seconds": "coefficient * (n_selected * n_images * n_target) ** exponent",
+            "coefficient": model.coefficient,
+            "exponent": model.exponent,
+        },
+        "remarks": [*part.remarks, *_remarks(pool, memory, n_whole, n_searched)],
+        "plan_seconds": time.monotonic() - began,
+    }
+
+
+def _selection_seconds(
+    part: PreparedPart, model: TimeModel, trial: SelectionTrial, n_workers: int, feed_seconds: float
+) -> float:
+    """Return the time from the first class to the last; one worker reads between searches."""
+    search = [model.seconds(size) for size in part.sizes]
+    if n_workers == 1:
+        return sum(search) + feed_seconds
+    return trial.start_seconds + max(makespan(search, n_workers), feed_seconds)
+
+
+def _remarks(pool: PlannedData, memory: dict[str, Any], n_whole: int, n_searched: int) -> list[str]:
+    remarks = []
+    if not n_whole:
+        remarks.append(
+            "a class takes longer than a plan should: times are extrapolated from halves of classes"
+        )
+    if n_whole == n_searched and pool.trial is None:
+        remarks.append("every class was measured: the run takes about as long as this plan")
+    if pool.trial is not None:
+        remarks.append(
+            "the selection was measured on features made up in the likeness of the sample's"
+        )
+    available = memory["available_bytes"]
+    if available is not None and memory["needed_bytes"] > available:
+        remarks.append(
+            f"memory may run out: {memory['needed_bytes'] / 1e9:.1f} GB are needed, "
+            f"{available / 1e9:.1f} GB are available; use fewer --workers"
+        )
+    return remarks
+
+
+def _memory(
+    trial: SelectionTrial, n_workers: int, driver_bytes: int, task_bytes: int
+) -> dict[str, Any]:
+    """Return the largest resident sets; a single worker is this process itself."""
+    if n_workers == 1:
+        needed = driver_bytes + max(0, trial.worker_bytes - trial.idle_worker_bytes)
+    else:
+        driver_bytes += 2 * (n_workers + 1) * task_bytes  # on their way to the workers
+        needed = driver_bytes + n_workers * trial.worker_bytes
+    return {
+        "driver_bytes": driver_bytes,
+        "worker_bytes": trial.worker_bytes,
+        "needed_bytes": needed,
+        "available_bytes": available_memory_bytes(),
+    }
+
+
+def available_memory_bytes() -> int | None:
+    """Return how much memory a program may still take; None where the system does not tell."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        (line,) = [line for line in lines if line.startswith("MemAvailable:")]
+        return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def _disk(out: Path, data: list[PlannedData], part: PreparedPart) -> dict[str, Any]:
+    """Return what is needed and what is free, if that is enough.
+
+    Raises:
+        RunError: `no_space`.
+    """
+    trials = [each.trial for each in data if each.trial is not None]
+    n_selected = sum(size.n_selected for size in part.sizes)
+    subset_bytes = SELECTED_DISK_BYTES * n_selected + CLASS_DISK_BYTES * len(part.sizes)
+    needed_bytes = sum(trial.peak_disk_bytes for trial in trials) + subset_bytes
+    where = out.resolve()
+    while not where.exists():
+        where = where.parent
+    free_bytes = shutil.disk_usage(where).free
+    if needed_bytes > free_bytes:
+        raise RunError(
+            "no_space",
+            f"the run needs {needed_bytes / 1e9:.2f} GB in {where}, where {free_bytes / 1e9:.2f} "
+            "GB are free; free some, or choose another folder",
+        )
+    return {
+        "features_bytes": sum(trial.disk_bytes for trial in trials),
+        "subset_bytes": subset_bytes,
+        "needed_bytes": needed_bytes,
+        "free_bytes": free_bytes,
+        "where": str(where),
+    }
