@@ -22,7 +22,7 @@ def best_of_all(objective: Objective, base: list[int]) -> tuple[float, int]:
     device = objective.cost.device
     held = torch.tensor(base, dtype=torch.int64, device=device)
     pool = torch.from_numpy(np.setdiff1d(np.arange(objective.n_images), base)).to(device)
-    extension = Extension(objective.problem, objective.cost, held)
+    extension = Extension.solved(objective.problem, objective.cost, held)
     transport = [
         solve(extension, some, extension.with_newcomers(best_newcomers(extension, some)))
         for some in pool.split(max(1, BLOCK_ENTRIES // objective.cost.shape[1]))

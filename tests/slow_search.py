@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from gadc.objective.addition import TIE
+from gadc.objective.look import TIE
 from gadc.objective.total import Objective
 from gadc.search.swap import LEAST_GAIN
 

@@ -6,11 +6,13 @@ import torch
 from safetensors.torch import load_file
 
 from gadc import Objective
-from gadc.objective.chord import _Chords
+from gadc.objective.chord import MAX_STEPS, _Chords
 from gadc.objective.extension import Extension
 from gadc.objective.guides import Guides
 from gadc.objective.linear_bound import best_newcomers, linear_bounds
+from gadc.objective.look import LEAST_GUIDED
 from gadc.objective.newton_stack import solve
+from gadc.objective.starts import Starts
 from gadc.objective.threads import Threads
 from real_data import REAL_DATA, needs_real_data
 from slow_search import slow_best_addition
@@ -34,7 +36,7 @@ def problem(seed: int, n: int) -> Objective:
 
 def extended(objective: Objective, base: list[int]) -> tuple[Extension, torch.Tensor, torch.Tensor]:
     """Return the base, all other images, and their potentials beside it."""
-    extension = Extension(objective.problem, objective.cost, torch.tensor(base))
+    extension = Extension.solved(objective.problem, objective.cost, torch.tensor(base))
     pool = torch.tensor(np.setdiff1d(np.arange(objective.n_images), base))
     return extension, pool, best_newcomers(extension, pool)
 
@@ -62,20 +64,21 @@ def test_linear_bound_is_below_the_transport_cost(seed: int, m: int) -> None:
         assert bool((bounds <= costs).all())
 
 
-@pytest.mark.parametrize("m", [1, 4, 20])
+@pytest.mark.parametrize("m", [LEAST_GUIDED, 12, 30])
 def test_estimates_are_within_their_margins(m: int) -> None:
     n_known = n_all = 0
     for seed in range(24):
         objective = problem(seed, 200)
         extension, pool, newcomers = extended(objective, list(range(m)))
         costs = solve(extension, pool, extension.with_newcomers(newcomers))
-        guides = Guides.among(objective._features)
-        newcomers_of_guides = best_newcomers(extension, guides.images)
-        solved = guides.solve(extension, newcomers_of_guides, Threads(objective.cost.device))
+        guides = Guides.among(objective._features, objective.cost)
+        starts = Starts.unknown(len(objective.cost), len(guides.images), objective.cost.device)
+        starts.met(extension, guides.images)
         order = torch.argsort(guides.group[pool], stable=True)
-        pool, costs = pool[order], costs[order]
-        chords = _Chords(extension, solved, guides.group[pool], pool, newcomers[order])
-        for _ in range(4):
+        pool, costs, newcomers = pool[order], costs[order], newcomers[order]
+        solved = guides.beside(extension, pool, starts, Threads(objective.cost.device))
+        chords = _Chords(extension, solved, solved.place, pool, newcomers)
+        for _ in range(MAX_STEPS):
             estimates, margins = chords.evaluate()
             known = torch.isfinite(estimates) & torch.isfinite(margins)
             assert bool(((estimates - costs).abs() <= margins)[known].all()), seed

@@ -1,7 +1,7 @@
 """What a good subset is: transport, moments, confidence, and their sum."""
 
-from gadc.objective.addition import Addition
 from gadc.objective.confidence import confidence_losses
+from gadc.objective.look import Addition
 from gadc.objective.total import Objective
 from gadc.objective.transport import PartialTransport, partial_transport
 

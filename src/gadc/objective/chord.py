@@ -7,22 +7,22 @@ solved by Newton's own steps.
 """
 
 import itertools
-import math
 from dataclasses import dataclass
 
 import torch
 
-from gadc.objective.extension import LEAST_SHARE, MAX_LOG_SCALING, Extension
+from gadc.objective.extension import Extension
 from gadc.objective.field import Field
 from gadc.objective.first_order import Margins
-from gadc.objective.guides import Guides, Solved
+from gadc.objective.guides import Solved
+from gadc.objective.newton_stack import scale_rows
 from gadc.objective.threads import Threads
 
 # Candidates in a block of about this many costs.
-CPU_BLOCK_ENTRIES = 262_144
+CPU_BLOCK_ENTRIES = 524288
 GPU_BLOCK_ENTRIES = 1 << 26
-# Steps before what is left is solved exactly.
-MAX_STEPS = 4
+# Steps before what is left is solved exactly: what then remains is the guides' error.
+MAX_STEPS = 2
 # Candidates that are out are dropped once this share of a block is left.
 COMPACT_BELOW = 0.7
 # A correction may lengthen a step at most by the inverse of this.
@@ -31,9 +31,10 @@ LEAST_SHORTENING = 0.2
 ROUNDING = 1e-5
 # Longest step, as the logarithm of a scaling.
 MAX_LOG_STEP = 2.0
-# Before the first: steps of a candidate's own scaling alone, and the longest of those.
+# Before the first: steps of a candidate's own scaling alone.
 N_OWN_STEPS = 2
-MAX_OWN_STEP = 8.0
+# Kernels are exponentials: within these logarithms they stay normal numbers in float32.
+MAX_LOG_KERNEL = 69.0
 
 
 @dataclass(frozen=True)
@@ -51,13 +52,42 @@ class Narrowed:
     floors: torch.Tensor
 
 
+def estimates(
+    extension: Extension,
+    solved: Solved,
+    pool: torch.Tensor,
+    newcomers: torch.Tensor,
+    threads: Threads,
+) -> torch.Tensor:
+    """Return about what the transport costs of `base + [j]` are, float64 [p], after one step each.
+
+    Args:
+        extension: The base.
+        solved: The guides of the candidates beside it.
+        pool: The candidates j, [p].
+        newcomers: Potentials [p] of their own rows to start from; overwritten by better ones.
+        threads: Where blocks of candidates are worked on.
+    """
+
+    def one_step(places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        chords = _Chords(extension, solved, solved.place[places], pool[places], newcomers[places])
+        estimate, _ = chords.evaluate()
+        return estimate, chords.newcomers
+
+    values = torch.empty_like(newcomers)
+    blocks = _blocks(extension, torch.argsort(solved.place, stable=True))
+    for places, found in zip(blocks, threads.map(one_step, blocks), strict=True):
+        values[places], newcomers[places] = found
+    return values.nan_to_num_(nan=torch.inf)
+
+
 def narrow(
     extension: Extension,
-    guides: Guides,
     solved: Solved,
     field: Field,
     newcomers: torch.Tensor,
     *,
+    first: torch.Tensor,
     below: float,
     threads: Threads,
 ) -> Narrowed:
@@ -65,31 +95,25 @@ def narrow(
 
     Args:
         extension: The base.
-        guides: The class's guides.
-        solved: Their solutions beside this base.
+        solved: The guides of the candidates beside it.
         field: The candidates [p].
         newcomers: Potentials [p] of their own rows to start from; overwritten by better ones.
+        first: Those that set the bar for the others, bool [p].
         below: Candidates above this value are of no interest.
         threads: Where blocks of candidates are worked on.
     """
-    group = guides.group[field.pool]
 
     def pursue(places: torch.Tensor, bar: torch.Tensor) -> Pursued:
-        return _pursue(
-            _Chords(extension, solved, group[places], field.pool[places], newcomers[places]),
-            field.keep(places),
-            places,
-            bar,
+        chords = _Chords(
+            extension, solved, solved.place[places], field.pool[places], newcomers[places]
         )
+        return _pursue(chords, field.keep(places), places, bar)
 
-    bar = torch.as_tensor(below, dtype=torch.float64, device=group.device)
-    order = torch.argsort(group, stable=True)
-    # Guides are as good as solved: those that are candidates set the bar for the others.
-    is_guide = torch.isin(field.pool[order], guides.images)
-    pursued = [pursue(order[is_guide], bar)]
+    bar = torch.as_tensor(below, dtype=torch.float64, device=newcomers.device)
+    order = torch.argsort(solved.place, stable=True)
+    pursued = [pursue(order[first[order]], bar)]
     bar = torch.minimum(bar, pursued[0].bar)
-    entries = CPU_BLOCK_ENTRIES if group.device.type == "cpu" else GPU_BLOCK_ENTRIES
-    blocks = order[~is_guide].split(max(1, entries // extension.cost.shape[1]))
+    blocks = _blocks(extension, order[~first[order]])
     pursued += threads.map(lambda block: pursue(block, bar), blocks)
     for block in pursued:
         newcomers[block.tried] = block.newcomers
@@ -100,6 +124,11 @@ def narrow(
     )
     possible = floors <= bar
     return Narrowed(places[possible], potentials[possible], floors[possible])
+
+
+def _blocks(extension: Extension, places: torch.Tensor) -> list[torch.Tensor]:
+    entries = CPU_BLOCK_ENTRIES if places.device.type == "cpu" else GPU_BLOCK_ENTRIES
+    return list(places.split(max(1, entries // extension.cost.shape[1])))
 
 
 @dataclass(frozen=True)
@@ -145,30 +174,29 @@ def _pursue(chords: "_Chords", field: Field, places: torch.Tensor, bar: torch.Te
 
 
 class _Chords:
-    """A block of p candidates on their way, float32; `group` [p] is ascending."""
+    """A block of p candidates on their way, float32; `place` [p], of their guides, is ascending."""
 
     def __init__(
         self,
         extension: Extension,
         solved: Solved,
-        group: torch.Tensor,
+        place: torch.Tensor,
         pool: torch.Tensor,
         newcomers: torch.Tensor,
     ) -> None:
-        self.extension, self.solved, self.group = extension, solved, group
+        self.extension, self.solved, self.place = extension, solved, place
         epsilon = extension.problem.epsilon
-        self.margins = Margins(solved.steepest)
-        self._start = newcomers
+        self.margins = Margins(solved.sensitivity)
+        newcomers32 = newcomers.float()
+        self._start = newcomers = newcomers32.double()  # float32 and float64 mean the same by it
         self.log_scaling = (
-            (solved.potentials[group] - extension.with_newcomers(newcomers)) / epsilon
+            (solved.potentials[place] - extension.with_newcomers(newcomers)) / epsilon
         ).float()  # [p, r + 1]
         self.log_scaling[:, -1] = 0.0
-        self.costs = extension.cost[pool]  # [p, n]
-        column = ((newcomers[:, None] + extension.column) / epsilon).float()
+        # Of the newcomers: C_jl - f_j - g_l, and what it makes of their kernels, [p, n].
+        self.surplus = extension.cost[pool].sub_(extension.column32).sub_(newcomers32[:, None])
         self.newcomer = (
-            torch.sub(column, self.costs, alpha=1.0 / epsilon)
-            .clamp_(math.log(LEAST_SHARE), MAX_LOG_SCALING)
-            .exp_()
+            (self.surplus * (-1.0 / epsilon)).clamp_(-MAX_LOG_KERNEL, MAX_LOG_KERNEL).exp_()
         )
         self._steps: list[torch.Tensor] = []  # [p, r + 1] each
         self._take_first_step()
@@ -178,7 +206,7 @@ class _Chords:
         if bool(mask.all()):
             return
         self.margins.keep(mask)
-        for name in ("group", "_start", "log_scaling", "costs", "newcomer", "error"):
+        for name in ("place", "_start", "log_scaling", "surplus", "newcomer", "next_step"):
             setattr(self, name, getattr(self, name)[mask])
         self._steps = [step[mask] for step in self._steps]
 
@@ -202,55 +230,56 @@ class _Chords:
         scaling = self.log_scaling.exp()
         taken = scaling[:, :-1] @ extension.plan32  # [p, n]
         log_own = self.log_scaling[:, -1:]
-        for _ in range(N_OWN_STEPS):
-            share = self.newcomer * log_own.exp()
-            share /= taken + share
-            mass = (share @ column_mass)[:, None]
-            slope = mass - (share.square_() @ column_mass)[:, None]
-            step = (wanted / mass).log() * mass / slope
-            log_own += step.clamp_(-MAX_OWN_STEP, MAX_OWN_STEP)
+        scale_rows(log_own, self.newcomer, taken, wanted, column_mass, n_steps=N_OWN_STEPS)
         scaling[:, -1:] = log_own.exp()
         inverse = taken.addcmul_(self.newcomer, scaling[:, -1:]).reciprocal_().mul_(column_mass)
-        base = inverse @ extension.plan_and_price[:, : scaling.shape[1] - 1]
+        base = inverse @ extension.plan_and_surplus[:, : scaling.shape[1] - 1]
         newcomer = inverse.mul_(self.newcomer).sum(1, keepdim=True)
-        self.error = extension.masses32 - torch.cat([base, newcomer], 1) * scaling
-        self.margins.of(self.error.abs().sum(1))
+        error = extension.masses32 - torch.cat([base, newcomer], 1) * scaling
+        self.next_step = self._step_for(error)
+        self.margins.of(error, self.next_step, extension.masses32)
         self.step()
 
     def evaluate(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return estimates of the transport costs and margins within which they are, [p] each."""
-        extension, solved = self.extension, self.solved
+        extension = self.extension
         scaling = self.log_scaling.exp()
         inverse = torch.addmm(
             self.newcomer * scaling[:, -1:], scaling[:, :-1], extension.plan32
         ).reciprocal_()
         inverse *= extension.column_mass32
-        base = inverse @ extension.plan_and_price  # [p, 2 r]
+        base = inverse @ extension.plan_and_surplus  # [p, 2 r]
         r = len(extension.potentials)
         own = inverse.mul_(self.newcomer)
         newcomer = own.sum(1, keepdim=True)
-        price = own.mul_(self.costs).sum(1) * scaling[:, -1]
-        there = torch.cat([base[:, :r], newcomer], 1) * scaling
-        self.error = extension.masses32 - there  # [p, r + 1]
-        cost = (base[:, r:] * scaling[:, :-1]).sum(1) + price
-        estimate = cost + (solved.slope[self.group] * self.error).sum(1)
-        margin = self.margins.of(self.error.abs().sum(1)) + ROUNDING * cost.abs()
-        return estimate.double(), margin.double()
+        surplus = own.mul_(self.surplus).sum(1) * scaling[:, -1]
+        surplus += (base[:, r:] * scaling[:, :-1]).sum(1)
+        error = extension.masses32 - torch.cat([base[:, :r], newcomer], 1) * scaling  # [p, r + 1]
+        self.next_step = self._step_for(error)
+        margin = self.margins.of(error, self.next_step, extension.masses32)
+        margin += ROUNDING * (surplus.abs() + extension.problem.epsilon)
+        missing = extension.problem.epsilon * (self.log_scaling * error).sum(1)
+        estimate = (surplus + missing).double() + self._start * extension.masses[-1]
+        return estimate + extension.shared_cost, margin.double()
 
     def step(self) -> None:
-        """Take a step with the guides' Hessians, corrected by what the last steps have shown.
+        """Take the next step, corrected by what the last ones have shown.
 
         Source: Broyden 1965, in the form that keeps the steps alone (Kelley 1995, section 7.3).
         """
-        guides, sizes = torch.unique_consecutive(self.group, return_counts=True)
-        pairs = zip(guides.tolist(), self.error.split(sizes.tolist()), strict=True)
-        step = torch.cat([errors @ self.solved.inverse[guide] for guide, errors in pairs])
+        step = self.next_step
         for before, after in itertools.pairwise(self._steps):
             step += after * _along(before, step)
         if self._steps:
             step /= (1.0 - _along(self._steps[-1], step)).clamp_(min=LEAST_SHORTENING)
         self._steps.append(step.clamp_(-MAX_LOG_STEP, MAX_LOG_STEP))
         self.log_scaling += self._steps[-1]
+
+    def _step_for(self, error: torch.Tensor) -> torch.Tensor:
+        """Return the guides' inverse Hessians times `error` [p, r + 1]."""
+        places, sizes = torch.unique_consecutive(self.place, return_counts=True)
+        pairs = zip(places.tolist(), error.split(sizes.tolist()), strict=True)
+        return torch.cat([errors @ self.solved.inverse[place] for place, errors in pairs])
 
 
 def _along(direction: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:

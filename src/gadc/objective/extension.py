@@ -1,94 +1,123 @@
-"""A set of images, solved, ready to be extended by any one more.
+"""A set of images, roughly solved, ready to be extended by any one more.
 
 Adding j to a base set B changes one row of the transport problem. In the scalings x of B's own
-solution and u of the newcomer,
+potentials and u of the newcomer,
 
     share_il = x_i P_il / Z_l,   share_jl = u K_jl / Z_l,   Z_l = sum_i x_i P_il + u K_jl,
 
-where P, the base's own plan with columns that sum to one, is the same for every j. So all that
-candidates share is a matrix product over a stack of scalings.
+where P, the soft-max of the base's potentials down every column, is the same for every j. So all
+that candidates share is a matrix product over a stack of scalings.
 """
 
-import functools
+from dataclasses import replace
 
 import torch
 
+from gadc.objective.overlaps import Overlaps
 from gadc.objective.transport import Problem
 
+# Error of the base's row masses. Its solution is where others start from; they need not be exact.
+TOL = 1e-4
 # Scalings are exponentials: a larger logarithm would overflow float32, and changes no share.
 MAX_LOG_SCALING = 80.0
-# Two rows whose plans overlap by less than this are taken as independent in Hessians: with many
-# rows, most pairs never meet.
-LEAST_OVERLAP = 1e-5
 # Shares below this are zero in float32 arithmetic.
 LEAST_SHARE = 1e-30
 
 
 class Extension:
-    """The base set `base` [m - 1], solved.
+    """The base set `base` [m - 1] at potentials that nearly solve it.
 
     Args:
         problem: Settings of the transport problem.
         cost: [n_images, n], float32.
         base: Indices of the base set, possibly none.
-        start: The base's potentials [m - 1] in some similar set; NaN where unknown.
+        potentials: f of the base's rows and the slack, [r]; the slack's, last, is zero.
 
     Attributes:
         m: Size of the extended set.
         masses: What the base's rows, the slack if there is one, and the newcomer hold, [r + 1].
         column_mass: What each column holds, [n].
-        potentials: f of the base's rows and the slack, [r]; the slack's, last, is zero.
         column: g, [n].
-        plan: P, [r, n]; columns sum to one.
+        plan: P, [r, n]; columns sum to one, but for the rounding of g.
         base_costs: Costs of those rows, [r, n].
+        surplus: What costs are above the potentials, C_il - f_i - g_l = -epsilon log P_il, [r, n].
     """
 
     def __init__(
-        self,
+        self, problem: Problem, cost: torch.Tensor, base: torch.Tensor, potentials: torch.Tensor
+    ) -> None:
+        self.problem, self.cost, self.base, self.potentials = problem, cost, base, potentials
+        self.m, n = len(base) + 1, cost.shape[1]
+        self.base_costs = problem.with_slack(cost[base].double()[None])[0]
+        masses = problem.row_masses(self.m, cost.device)
+        self.masses = torch.cat([masses[: self.m - 1], masses[self.m :], masses[:1]])
+        self.column_mass = masses.new_full((n,), problem.capacity / n)
+        scaled = (potentials[:, None] - self.base_costs) / problem.epsilon
+        # Rounded once, so that float32 and float64 mean the same by it.
+        self.column32 = (-problem.epsilon * torch.logsumexp(scaled, 0)).float()
+        self.column = self.column32.double()
+        self.plan = torch.exp(scaled + self.column / problem.epsilon)
+        # What is next to nothing is nothing: arithmetic on subnormal numbers is slow.
+        self.plan32 = torch.where(self.plan > LEAST_SHARE, self.plan, 0.0).float()
+        self.masses32, self.column_mass32 = self.masses.float(), self.column_mass.float()
+        self.surplus = self.base_costs - potentials[:, None] - self.column
+        priced = self.plan32 * self.surplus.float()
+        self.plan_and_surplus = torch.cat([self.plan32, priced]).T.contiguous()  # [n, 2 r]
+        self._overlaps: Overlaps | None = None
+
+    @classmethod
+    def solved(
+        cls,
         problem: Problem,
         cost: torch.Tensor,
         base: torch.Tensor,
         *,
         start: torch.Tensor | None = None,
-    ) -> None:
-        self.problem, self.cost, self.base = problem, cost, base
-        self.m, n = len(base) + 1, cost.shape[1]
-        base_costs = cost[base].double()[None]  # [1, m - 1, n]
-        if len(base):
-            known = start is not None and bool(start.isfinite().all())
-            if start is not None and known:
-                potentials = torch.cat([start, start.new_zeros(int(problem.has_slack))])
-                solution = problem.solve_from(base_costs, potentials[None])
-            else:
-                solution = problem.solve(base_costs)
-            self.potentials = solution.potentials[0]
-        else:
-            self.potentials = base_costs.new_zeros(int(problem.has_slack))
-        self.base_costs = problem.with_slack(base_costs)[0]
-        masses = problem.row_masses(self.m, cost.device)
-        self.masses = torch.cat([masses[: self.m - 1], masses[self.m :], masses[:1]])
-        self.column_mass = masses.new_full((n,), problem.capacity / n)
-        scaled = (self.potentials[:, None] - self.base_costs) / problem.epsilon
-        self.column = -problem.epsilon * torch.logsumexp(scaled, 0)
-        self.plan = torch.exp(scaled + self.column / problem.epsilon)
-        # What is next to nothing is nothing: arithmetic on subnormal numbers is slow.
-        self.plan32 = torch.where(self.plan > LEAST_SHARE, self.plan, 0.0).float()
-        self.masses32, self.column_mass32 = self.masses.float(), self.column_mass.float()
-        priced = self.plan32 * self.base_costs.float()
-        self.plan_and_price = torch.cat([self.plan32, priced]).T.contiguous()  # [n, 2 r]
+    ) -> "Extension":
+        """Solve the base roughly.
 
-    @functools.cached_property
-    def pairs(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Pairs of rows that share columns [2, n_pairs], and products of their plans, by column.
-
-        The products, float32 [n, n_pairs], make up Hessians, which only steer.
+        Args:
+            problem: Settings of the transport problem.
+            cost: [n_images, n], float32.
+            base: Indices of the base set, possibly none.
+            start: The base's potentials [m - 1] in some similar set; NaN where unknown.
         """
-        plan = self.plan32
-        overlap = plan @ plan.T  # [r, r]
-        norms = overlap.diagonal().sqrt()
-        meet = overlap >= LEAST_OVERLAP * norms[:, None] * norms
-        pairs = torch.nonzero(meet.triu()).T
-        return pairs, (plan[pairs[0]] * plan[pairs[1]]).T
+        n_slack = int(problem.has_slack)
+        if not len(base):
+            return cls(problem, cost, base, cost.new_zeros(n_slack, dtype=torch.float64))
+        costs = cost[base].double()[None]  # [1, m - 1, n]
+        roughly = replace(problem, tol=TOL)
+        if start is not None and bool(start.isfinite().all()):
+            begin = torch.cat([start, start.new_zeros(n_slack)])
+            solution = roughly.solve_from(costs, begin[None])
+        else:
+            solution = roughly.solve(costs)
+        return cls(problem, cost, base, solution.potentials[0])
+
+    def without(self, place: int) -> "Extension":
+        """Return the base that lacks its image at `place`, the others' potentials unchanged.
+
+        All that lack one of the same images share the products that Hessians are made of.
+        """
+        stays = torch.arange(len(self.potentials), device=self.base.device) != place
+        less = Extension(
+            self.problem, self.cost, self.base[stays[: len(self.base)]], self.potentials[stays]
+        )
+        thinning = ((less.column - self.column) / self.problem.epsilon).exp().float()
+        less._overlaps = self.overlaps.without(place, less.plan32, thinning)
+        return less
+
+    @property
+    def overlaps(self) -> Overlaps:
+        """Of the plan; computed when they are first asked for."""
+        if self._overlaps is None:
+            self._overlaps = Overlaps.of(self.plan32)
+        return self._overlaps
+
+    @property
+    def shared_cost(self) -> torch.Tensor:
+        """What `<C, pi>` has in common for all newcomers: all but surpluses, and their own f."""
+        return self.potentials @ self.masses[:-1] + self.column @ self.column_mass
 
     @property
     def is_bare(self) -> bool:

@@ -1,34 +1,38 @@
 """A few images whose transport problems are solved exactly, to guide those of their neighbours.
 
 What changes when j joins a set is nearly the same as when an image near j joins it: the solution
-to start from, the Hessian to step with, and the slope of the cost by the row masses.
+to start from, the Hessian to step with, and how much the cost changes with the row masses.
 """
 
-import dataclasses
-import functools
 from dataclasses import dataclass
 
 import torch
 
 from gadc.objective.cost import squared_distances
 from gadc.objective.extension import Extension
+from gadc.objective.first_order import Sensitivity
 from gadc.objective.newton_stack import NewtonStack
+from gadc.objective.starts import Starts
 from gadc.objective.threads import Threads
 
 # One guide for about this many images, within these bounds.
-IMAGES_PER_GUIDE = 32
+IMAGES_PER_GUIDE = 64
 LEAST_GUIDES, MOST_GUIDES = 16, 48
-# Guides need not be exact: to this error of the row masses, in at most so many steps.
-TOL = 2e-3
-MAX_STEPS = 6
+# Guides are chosen by their costs to so many columns at most.
+MOST_COLUMNS = 512
+# Guides need not be exact: to this error of the row masses, after steps of their own scaling alone,
+# and so many Newton steps at most.
+TOL = 1e-3
+N_OWN_STEPS = 3
+MAX_STEPS = 8
 # Guides solved together: few enough that several threads have some.
-GUIDES_TOGETHER = 24
+GUIDES_TOGETHER = 12
 # A guide further from its solution has failed; those who follow it are solved on their own.
 USABLE_ERROR = 1e-2
 
 
 class Guides:
-    """The guides of a class, and what they have learnt.
+    """The guides of a class.
 
     Args:
         images: The guides, indices [k].
@@ -37,88 +41,124 @@ class Guides:
 
     def __init__(self, images: torch.Tensor, group: torch.Tensor) -> None:
         self.images, self.group = images, group
-        # Shift of each image's potential when the guide joined a set that held the image, and the
-        # guide's own potential then; NaN: never. It saves time and decides nothing.
-        self._shift = torch.full(
-            (len(images), len(group)), torch.nan, dtype=torch.float32, device=images.device
-        )
 
     @classmethod
-    def among(cls, features: torch.Tensor) -> "Guides":
-        """Choose guides for the images `features` [n_images, d]: any will do, so evenly spread."""
-        n = len(features)
+    def among(cls, features: torch.Tensor, cost: torch.Tensor) -> "Guides":
+        """Choose guides that lie amid the others: medoids, built one by one.
+
+        Which they are depends neither on the order of the images nor on the axes.
+
+        Args:
+            features: [n_images, d], centred.
+            cost: [n_images, n].
+        """
+        n, n_columns = cost.shape
         n_guides = min(n, max(LEAST_GUIDES, min(MOST_GUIDES, n // IMAGES_PER_GUIDE)))
-        images = torch.arange(n_guides, device=features.device) * n // n_guides
+        if n_columns > MOST_COLUMNS:
+            by_sum = torch.argsort(cost.sum(0, dtype=torch.float64), stable=True)
+            cost = cost[:, by_sum[torch.arange(MOST_COLUMNS) * n_columns // MOST_COLUMNS]]
+        nearest = torch.full_like(cost[0], torch.inf)
+        chosen = torch.zeros(n, dtype=torch.bool, device=cost.device)
+        for _ in range(n_guides):
+            totals = torch.minimum(cost, nearest).sum(1)
+            chosen[totals.masked_fill_(chosen, torch.inf).argmin()] = True
+            nearest = torch.minimum(nearest, cost[chosen].amin(0))
+        images = torch.nonzero(chosen)[:, 0]
         group = squared_distances(features, features[images]).argmin(1)
         return cls(images, group)
 
-    def solve(self, extension: Extension, newcomers: torch.Tensor, threads: Threads) -> "Solved":
-        """Extend the base by each guide in turn.
+    def beside(
+        self,
+        extension: Extension,
+        pool: torch.Tensor,
+        starts: Starts,
+        threads: Threads,
+        *,
+        roughly: bool = False,
+    ) -> "Solved":
+        """Extend the base by each guide of the candidates `pool` [p] in turn.
 
         Args:
             extension: The base.
-            newcomers: Potentials of the guides' own rows to start with, [k].
+            pool: The candidates.
+            starts: Must know the guides' own potentials; learns how the base's move.
             threads: Where blocks of guides are worked on.
+            roughly: With one Hessian each, for estimates.
         """
         n_base = len(extension.base)
-        starts = extension.with_newcomers(newcomers)
-        shift = self._shift[:, extension.base].double()
-        starts[:, :n_base] += torch.where(shift.isfinite(), shift, 0.0)
-        _ = extension.pairs  # computed once, before threads ask for them
-        block = GUIDES_TOGETHER if newcomers.device.type == "cpu" else len(newcomers)
-        blocks = zip(self.images.split(block), starts.split(block), strict=True)
-        parts = threads.map(lambda images_starts: _solved(extension, *images_starts), blocks)
-        solved = Solved.joined(parts)
-        shift = solved.potentials[:, :n_base] - extension.potentials[:n_base]
-        self._shift[:, extension.base] = shift.float()
-        return solved
+        which, place = torch.unique(self.group[pool], return_inverse=True)
+        images = self.images[which]
+        potentials = extension.with_newcomers(starts.potentials(images))
+        potentials[:, :n_base] += starts.shifts(which, extension.base)
+        _ = extension.overlaps  # computed once, before threads ask for them
+        block = GUIDES_TOGETHER if images.device.type == "cpu" else len(which)
+        blocks = zip(images.split(block), potentials.split(block), strict=True)
+        max_steps = 1 if roughly else MAX_STEPS
+        parts = threads.map(lambda block: _solved(extension, *block, max_steps), blocks)
+        potentials, inverse, gradient, spread = (
+            torch.cat(tensors) for tensors in zip(*parts, strict=True)
+        )
+        shifts = potentials[:, :n_base] - extension.potentials[:n_base]
+        starts.remember_shifts(which, extension.base, shifts)
+        sensitivity = Sensitivity(_largest(gradient), _largest(spread))
+        return Solved(which, place, potentials, inverse, sensitivity)
 
 
 @dataclass(frozen=True)
 class Solved:
-    """The guides' solutions beside one base.
+    """The solutions of k guides beside one base, for p candidates.
 
     Attributes:
+        which: The guides, [k], ascending.
+        place: For each candidate that of its guide, 0 to k - 1, [p].
         potentials: [k, r + 1].
         inverse: Of the negative Hessian by log-scalings, float32 [k, r + 1, r + 1].
-        slope: Change of the transport cost by that of the row masses, shifted to be as small as
-            can be (the masses' errors sum to zero), float32 [k, r + 1]; NaN where a guide failed.
+        sensitivity: The largest of all guides.
     """
 
+    which: torch.Tensor
+    place: torch.Tensor
     potentials: torch.Tensor
     inverse: torch.Tensor
-    slope: torch.Tensor
-
-    @classmethod
-    def joined(cls, parts: "list[Solved]") -> "Solved":
-        """Return the solutions of all `parts`, in their order."""
-        names = (field.name for field in dataclasses.fields(cls))
-        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
-
-    @functools.cached_property
-    def steepest(self) -> torch.Tensor:
-        """The largest magnitude of all slopes, float32, a scalar."""
-        return self.slope.abs().nan_to_num(nan=0.0).amax()
+    sensitivity: Sensitivity
 
 
-def _solved(extension: Extension, images: torch.Tensor, potentials: torch.Tensor) -> Solved:
-    """Solve for the guides `images` [k] from `potentials` [k, r + 1]."""
+def _largest(values: torch.Tensor) -> torch.Tensor:
+    """Return the largest number that is one, as float32; infinity if there is none."""
+    largest = values.nan_to_num(nan=-torch.inf).amax()
+    return torch.where(largest >= 0.0, largest, torch.inf).float()
+
+
+def _solved(
+    extension: Extension, images: torch.Tensor, potentials: torch.Tensor, max_steps: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Solve for the guides `images` [k] from `potentials` [k, r + 1].
+
+    Returns:
+        Potentials; inverse Hessians; |q| and sqrt(V) [k], NaN where a guide has failed.
+    """
+    potentials = potentials.clone()
+    inverse = extension.plan32.new_empty(len(images), *2 * [potentials.shape[1]])
+    singular = torch.zeros(len(images), dtype=torch.bool, device=images.device)
+    left = torch.arange(len(images), device=images.device)
     stack = NewtonStack(extension, images, potentials)
-    left = torch.arange(len(potentials), device=potentials.device)
-    for n_steps in range(1 + MAX_STEPS):
-        if n_steps:
-            stack.step()
-        rough = ~(stack.error <= TOL)  # NaN is rough
+    stack.scale_newcomers(N_OWN_STEPS)
+    for n_steps in range(max_steps):
+        inverse[left], singular[left] = present, _ = stack.inverse_hessian()
+        steps = (present @ stack.missing.float()[:, :, None])[:, :, 0].double()
+        stack.move(steps.nan_to_num(nan=0.0))
         potentials[left] = stack.potentials
+        # The first Hessian, of a start that may be far off, serves nobody else.
+        rough = ~(stack.error <= TOL) | (n_steps == 0)  # NaN is rough
         if not rough.any():
             break
         left = left[rough]
         stack.keep(rough)
     stack = NewtonStack(extension, images, potentials)
-    factor, info = torch.linalg.cholesky_ex(stack.negative_hessian())
-    inverse = torch.cholesky_inverse(factor)
-    slope = (inverse @ stack.cost_gradient().float()[:, :, None])[:, :, 0]
-    middle = (slope.amax(1) + slope.amin(1)) / 2
-    failed = (info != 0) | ~(stack.error <= USABLE_ERROR)
-    slope = torch.where(failed[:, None], torch.nan, slope - middle[:, None])
-    return Solved(stack.potentials, inverse, slope)
+    gradient, variance = stack.surplus_moments()
+    gradient32 = gradient.float()[:, :, None]
+    squares = (gradient32.transpose(1, 2) @ inverse @ gradient32)[:, 0, 0]
+    failed = singular | ~(stack.error <= USABLE_ERROR)
+    values = torch.stack([squares, variance.float()]).clamp(min=0.0).sqrt()
+    size, spread = torch.where(failed, torch.nan, values)
+    return stack.potentials, inverse, size, spread

@@ -6,7 +6,7 @@ import torch
 
 from gadc.errors import ConvergenceWarning
 from gadc.objective.extension import MAX_LOG_SCALING, Extension
-from gadc.objective.first_order import Margins, Rule
+from gadc.objective.first_order import SAFETY, Sensitivity, decrements
 
 # Newton steps for a candidate before it is handed to the general solver.
 MAX_STEPS = 20
@@ -16,8 +16,38 @@ FIRST_BOUND_STEP = 2
 BOUNDS_PAY = 0.9
 # Levenberg's damping of the steps, relative to the diagonal: above float32's rounding.
 RIDGE = 1e-5
-# Longest step, as the logarithm of a scaling.
+# Longest step, as the logarithm of a scaling: of all rows together, and of one alone.
 MAX_LOG_STEP = 4.0
+MAX_ROW_STEP = 8.0
+
+
+class Rule:
+    """When a candidate is given up before it is solved.
+
+    Args:
+        ceilings: It is when its cost is above its ceiling, [p].
+        sensitivity: Of the problems; without it only the linear programme's bound tells.
+    """
+
+    def __init__(self, ceilings: torch.Tensor, sensitivity: Sensitivity | None = None) -> None:
+        self._ceilings, self._sensitivity = ceilings, sensitivity
+        self._bounds_pay = sensitivity is None
+
+    def leaves(self, stack: "NewtonStack", steps: torch.Tensor, n_steps: int) -> torch.Tensor:
+        """Return whose cost may be below its ceiling, bool [p]; `steps` are Newton's next."""
+        if self._sensitivity is not None:
+            decrement = decrements(stack.missing, steps, stack.extension.masses)
+            margins = SAFETY * self._sensitivity.bound(decrement, steps)
+            return ~(stack.estimates() - margins > self._ceilings)
+        possible = torch.ones_like(self._ceilings, dtype=torch.bool)
+        if n_steps >= FIRST_BOUND_STEP and self._bounds_pay:
+            possible = stack.lower_bounds() <= self._ceilings
+            self._bounds_pay = int(possible.sum()) < BOUNDS_PAY * len(possible)
+        return possible
+
+    def keep(self, mask: torch.Tensor) -> None:
+        """Go on with the candidates in `mask` alone."""
+        self._ceilings = self._ceilings[mask]
 
 
 class NewtonStack:
@@ -88,23 +118,52 @@ class NewtonStack:
         hessian = torch.zeros(p, rows, rows, device=weight.device)
         hessian[:, -1, -1] = newcomer.square().sum(1)
         hessian[:, -1, :-1] = newcomer.mul_(weight) @ self.extension.plan32.T
-        pairs, products = self.extension.pairs
-        hessian[:, pairs[1], pairs[0]] = weight.square_() @ products
+        overlaps = self.extension.overlaps
+        hessian[:, overlaps.pairs[1], overlaps.pairs[0]] = overlaps.sums(weight)
         hessian *= scaling[:, :, None]
         hessian *= -scaling[:, None, :]
         hessian.diagonal(dim1=1, dim2=2).add_(self.there.float(), alpha=1.0 + RIDGE)
         hessian += 1.0 / rows**2  # fixes the direction in which all potentials shift together
         return hessian
 
-    def step(self) -> None:
-        """Take one Newton step, shortened where it is long; float32 steers, float64 decides."""
+    def scale_newcomers(self, n_steps: int) -> None:
+        """Scale the newcomers' rows until they hold about their mass beside the others."""
+        extension = self.extension
+        taken = self.scaling[:, :-1] @ extension.plan
+        scale_rows(
+            self.log_scaling[:, -1:],
+            self.newcomer,
+            taken,
+            extension.masses[-1],
+            extension.column_mass,
+            n_steps=n_steps,
+        )
+        self.evaluate()
+
+    def inverse_hessian(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the inverse of the negative Hessian, float32 [p, r + 1, r + 1], and who has none.
+
+        The identity where there is none.
+        """
         factor, info = torch.linalg.cholesky_ex(self.negative_hessian())
-        gradient = self.missing.float()[:, :, None]
-        step = torch.cholesky_solve(gradient, factor)[:, :, 0].double()
+        singular = info != 0
+        factor[singular] = torch.eye(factor.shape[1], device=factor.device)
+        return torch.cholesky_inverse(factor), singular
+
+    def newton_steps(self) -> torch.Tensor:
+        """Return the Newton steps of the log-scalings [p, r + 1]; NaN where there is none.
+
+        Float32 steers, float64 decides.
+        """
+        factor, info = torch.linalg.cholesky_ex(self.negative_hessian())
+        steps = torch.cholesky_solve(self.missing.float()[:, :, None], factor)[:, :, 0].double()
         # A failed factorisation poisons its own candidate, which the general solver then takes.
-        step[info != 0] = torch.nan
-        step *= (MAX_LOG_STEP / step.abs().amax(1)).clamp(max=1.0)[:, None]
-        self.log_scaling += step
+        steps[info != 0] = torch.nan
+        return steps
+
+    def move(self, steps: torch.Tensor) -> None:
+        """Take steps [p, r + 1] of the log-scalings, shortened where they are long."""
+        self.log_scaling += steps * (MAX_LOG_STEP / steps.abs().amax(1)).clamp(max=1.0)[:, None]
         if self.extension.problem.has_slack:
             self.log_scaling -= self.log_scaling[:, -2:-1].clone()
         self.evaluate()
@@ -118,25 +177,64 @@ class NewtonStack:
         bounds = potentials @ extension.masses + least @ extension.column_mass
         return torch.nan_to_num(bounds, nan=-torch.inf)
 
-    def cost_gradient(self) -> torch.Tensor:
-        """Return the derivative of `<C, pi>` by the log-scalings, [p, r + 1].
-
-        A row's own masses times its costs, less the mean cost of each column it shares.
-        """
+    def surplus_moments(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return q [p, r + 1] and V [p] of `gadc.objective.first_order` at these potentials."""
         extension = self.extension
-        priced = extension.plan * extension.base_costs  # [r, n]
-        newcomer = self.newcomer * self.scaling[:, -1:]  # [p, n]
-        mean = torch.addmm(newcomer * self.newcomer_costs, self.scaling[:, :-1], priced)
-        mean *= self.inverse / extension.column_mass  # [p, n]
-        base = self.inverse @ priced.T - (self.inverse * mean) @ extension.plan.T
-        own = (self.inverse * newcomer * (self.newcomer_costs - mean)).sum(1, keepdim=True)
-        return torch.cat([base * self.scaling[:, :-1], own], 1)
+        epsilon = extension.problem.epsilon
+        shift = epsilon * self.log_scaling  # [p, r + 1]
+        plan, priced = extension.plan, extension.plan * extension.surplus  # [r, n]
+        newcomer = self.newcomer * self.scaling[:, -1:] * self.inverse  # masses, [p, n]
+        own = self.newcomer_costs - extension.column
+        own -= self.potentials[:, -1:]  # G of the newcomer, [p, n]
+        base_scaling, base_shift = self.scaling[:, :-1], shift[:, :-1]
+        mean = base_scaling @ priced - (base_scaling * base_shift) @ plan
+        mean = (mean * self.inverse + newcomer * own) / extension.column_mass  # [p, n]
+        mass, first = self.inverse @ plan.T, self.inverse @ priced.T  # [p, r] each
+        second = self.inverse @ (priced * extension.surplus).T
+        gradient = first - base_shift * mass - (self.inverse * mean) @ plan.T
+        own_gradient = (newcomer * (own - mean)).sum(1, keepdim=True)
+        squares = (base_scaling * (second - base_shift * (2.0 * first - base_shift * mass))).sum(1)
+        variance = squares + (newcomer * own.square()).sum(1)
+        variance -= mean.square() @ extension.column_mass
+        return torch.cat([gradient * base_scaling, own_gradient], 1), variance
+
+    def estimates(self) -> torch.Tensor:
+        """Return the transport costs [p] that the row masses wanted would have, nearly."""
+        return self.transport_costs() + (self.potentials * self.missing).sum(1)
 
     def transport_costs(self) -> torch.Tensor:
         """Return `<C, pi>` of each candidate, [p]."""
         base = self.inverse @ (self.extension.plan * self.extension.base_costs).T  # [p, r]
         newcomer = (self.inverse * self.newcomer * self.newcomer_costs).sum(1, keepdim=True)
         return (torch.cat([base, newcomer], 1) * self.scaling).sum(1)
+
+
+def scale_rows(
+    log_scaling: torch.Tensor,
+    kernel: torch.Tensor,
+    taken: torch.Tensor,
+    mass: torch.Tensor,
+    column_mass: torch.Tensor,
+    *,
+    n_steps: int,
+) -> None:
+    """Take Newton steps, one row at a time, towards the scaling at which each holds its mass.
+
+    Args:
+        log_scaling: [p, 1]; moved in place.
+        kernel: Of the rows, [p, n].
+        taken: What the others make of every column, [p, n].
+        mass: What each row shall hold.
+        column_mass: [n].
+        n_steps: How many.
+    """
+    for _ in range(n_steps):
+        share = kernel * log_scaling.exp()
+        share /= taken + share
+        there = (share @ column_mass)[:, None]
+        slope = there - (share.square_() @ column_mass)[:, None]
+        step = (mass / there).log() * there / slope
+        log_scaling += step.clamp_(-MAX_ROW_STEP, MAX_ROW_STEP)
 
 
 def solve(
@@ -161,36 +259,22 @@ def solve(
         ConvergenceWarning: A candidate has not converged, even with the general solver.
     """
     costs = extension.cost.new_full((len(pool),), torch.inf, dtype=torch.float64)
-    if rule is None:
-        rule = Rule(torch.full_like(costs, torch.inf))
+    rule = rule or Rule(torch.full_like(costs, torch.inf))
     stack = NewtonStack(extension, pool, potentials)
     left = torch.arange(len(pool), device=costs.device)
-    margins = Margins(rule.steepest)
-    slope, ceilings = rule.slope, rule.ceilings
-    bounds_pay = slope is None
     for n_steps in range(MAX_STEPS):
-        error = stack.error
-        done = error <= extension.problem.tol
-        undecided = ~done
-        if slope is not None or done.any():
-            transport = stack.transport_costs()
-            costs[left[done]] = transport[done]
-        if slope is not None:
-            estimates = transport + (slope * stack.missing).sum(1)
-            undecided &= ~(estimates - margins.of(error) > ceilings)
-        elif n_steps >= FIRST_BOUND_STEP and bounds_pay:
-            possible = stack.lower_bounds() <= ceilings
-            bounds_pay = int(possible.sum()) < BOUNDS_PAY * len(left)
-            undecided &= possible
+        done = stack.error <= extension.problem.tol
+        if done.any():
+            costs[left[done]] = stack.transport_costs()[done]
+        steps = stack.newton_steps()
+        undecided = ~done & rule.leaves(stack, steps, n_steps)
         if not undecided.any():
             return costs
         if not undecided.all():
-            left = left[undecided]
+            left, steps = left[undecided], steps[undecided]
             stack.keep(undecided)
-            margins.keep(undecided)
-            ceilings = ceilings[undecided]
-            slope = slope[undecided] if slope is not None else None
-        stack.step()
+            rule.keep(undecided)
+        stack.move(steps)
     # Underflow, or a problem too hard for undamped steps: the general solver takes its time.
     rows = torch.cat([extension.base.expand(len(left), -1), pool[left][:, None]], 1)
     problems = extension.cost[rows].double()

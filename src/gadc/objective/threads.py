@@ -22,8 +22,9 @@ class Threads:
         device: Where the work is done.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        n_threads = torch.get_num_threads() if device.type == "cpu" else 1
+    def __init__(self, device: torch.device, n_threads: int | None = None) -> None:
+        if n_threads is None:
+            n_threads = torch.get_num_threads() if device.type == "cpu" else 1
         self._pool = ThreadPoolExecutor(n_threads) if n_threads > 1 else None
 
     @contextlib.contextmanager

@@ -2,15 +2,24 @@
 
 import logging
 import warnings
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 import torch
 
 from gadc.errors import ConvergenceWarning, InputError
-from gadc.objective.addition import Addition, Additions
-from gadc.objective.cost import as_features, centre_of, centred, class_costs, cost_scale
+from gadc.objective.addition import Additions
+from gadc.objective.cost import (
+    as_features,
+    centre_of,
+    centred,
+    class_costs,
+    cost_scale,
+    squared_distances,
+)
 from gadc.objective.guides import Guides
+from gadc.objective.look import Addition
 from gadc.objective.moments import Moments
 from gadc.objective.transport import BLOCK_ENTRIES as SOLVED_ENTRIES
 from gadc.objective.transport import (
@@ -117,7 +126,8 @@ class Objective:
         self._features = centred(images, centre)
         centred_goal = self._features if target is None else centred(goal, centre)
         self.cost = class_costs(images, goal, self._features, centred_goal)
-        if target is None:
+        self._is_own_target = target is None
+        if self._is_own_target:
             self.cost.fill_diagonal_(0.0)
         if not bool(torch.isfinite(self.cost.sum(dtype=torch.float64))):
             raise InputError(
@@ -138,7 +148,7 @@ class Objective:
             self.cost,
             scale=self.scale,
             rest_of=self._rest_with,
-            guides=Guides.among(self._features),
+            guides=Guides.among(self._features, self.cost),
         )
 
     def _cap_costs(self) -> None:
@@ -167,6 +177,20 @@ class Objective:
                 f"{list(losses.shape)}",
             )
         return losses
+
+    def distances(self, index: int) -> np.ndarray:
+        """Return the squared distances of all images to one of them, float32 [n_images]."""
+        if self._is_own_target:
+            return np.asarray(self.cost[index].cpu().numpy())
+        one = self._features[index : index + 1]
+        return np.asarray(squared_distances(self._features, one)[:, 0].cpu().numpy())
+
+    def nearest(self, index: int, n: int) -> np.ndarray:
+        """Return the `n` images nearest to one of them, int64, that one among them."""
+        distances = self.distances(index)
+        if n >= len(distances):
+            return np.arange(len(distances))
+        return np.argpartition(distances, n)[:n]
 
     @property
     def n_images(self) -> int:
@@ -245,6 +269,55 @@ class Objective:
             The best candidate; between equals, the one with the lowest index.
         """
         return self._additions.best(base, pool, below=below)
+
+    def likely_addition(
+        self, base: list[int], pool: np.ndarray, *, below: float = np.inf
+    ) -> Addition:
+        """Find a good image to add: those of the lowest estimates are solved, the best is taken.
+
+        Much cheaper than `best_addition`, with no promise that nothing better is left.
+        """
+        return self._additions.likely(base, pool, below=below)
+
+    def best_exchanges(
+        self,
+        chosen: list[int],
+        places: Sequence[int],
+        pools: Sequence[np.ndarray],
+        *,
+        below: float,
+    ) -> list[Addition]:
+        """Find the best image for each of several places, the others staying, on several cores.
+
+        Args:
+            chosen: The subset.
+            places: Positions in it.
+            pools: The candidates for each; see `best_addition`.
+            below: Candidates that can't stay below this value are of no interest.
+        """
+        return self._additions.best_exchanges(chosen, places, pools, below=below)
+
+    def likely_exchanges(
+        self,
+        chosen: list[int],
+        places: Sequence[int],
+        pools: Sequence[np.ndarray],
+        *,
+        below: float,
+    ) -> list[Addition]:
+        """Find good images for several places, as `likely_addition` does; see `best_exchanges`."""
+        return self._additions.likely_exchanges(chosen, places, pools, below=below)
+
+    def estimates(self, base: list[int], pool: np.ndarray) -> np.ndarray:
+        """Return about what L(base + [j]) is for every j in `pool`, float64 [p].
+
+        One approximate step for each, no promise: to find candidates that are worth solving.
+
+        Args:
+            base: The images already chosen.
+            pool: The candidates, int64 [p], none of them in `base`.
+        """
+        return self._additions.estimates(base, pool)
 
     def _rest(self, subsets: torch.Tensor) -> torch.Tensor:
         """Return the weighted terms other than transport, [b]."""

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from gadc.objective.addition import Addition
+from gadc.objective.look import Addition
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from gadc.objective.total import Objective
 from gadc.runtime import generator
 from gadc.search.candidates import Candidates
 from gadc.search.counts import Counts
-from gadc.search.greedy import greedy
+from gadc.search.descent import descend
+from gadc.search.greedy import grow
 from gadc.search.medoids import medoids
 from gadc.search.restarts import kick
 from gadc.search.swap import Exchanged, exchange
@@ -18,6 +19,9 @@ from gadc.search.swap import Exchanged, exchange
 Start = Literal["greedy", "medoids", "best"]
 
 DEFAULT_PATIENCE = 4
+# Of larger subsets only the better start is descended from: the other one's way down is long, and
+# both ends are about as good.
+MOST_FOR_TWO_STARTS = 32
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ def search(
         objective: One class's objective.
         n_selected: k.
         start: Where exchanges begin: from the greedy set, from the k-medoids set, or from both,
-            keeping the better end (`best`).
+            keeping the better end (`best`; of more than 32 images, from the better of both).
         candidates: Which images may and which must be chosen; default: any may.
         max_swaps: At most this many exchanges per start, and then no kicks; default: until none
             helps.
@@ -109,31 +113,38 @@ def search(
     if start in ("medoids", "best"):
         starts["medoids"] = medoids(objective.cost, n_selected, candidates)
     if start in ("greedy", "best"):
-        grown = greedy(objective, n_selected, candidates)
+        grown = grow(objective, n_selected, candidates)
         counts = counts.plus(grown.counts)
         starts["greedy"] = grown.indices
     start_values = {name: objective.value(chosen) for name, chosen in starts.items()}
 
-    known_optima: frozenset[frozenset[int]] = frozenset()
-    ends = {}
-    for name in sorted(starts, key=start_values.__getitem__):
-        ends[name] = end = exchange(
-            objective, starts[name], candidates, max_swaps=max_swaps, known_optima=known_optima
-        )
+    order = sorted(starts, key=start_values.__getitem__)
+    if n_selected > MOST_FOR_TWO_STARTS:
+        order = order[:1]
+    ends = {
+        name: descend(objective, starts[name], candidates, max_swaps=max_swaps) for name in order
+    }
+    for end in ends.values():
         counts = counts.plus(end.counts)
-        if end.is_swap_optimal:
-            known_optima |= {frozenset(end.indices)}
     best_start = min(ends, key=lambda name: ends[name].value)
-    best = replace(ends[best_start], counts=counts)
-    if best.is_swap_optimal and max_swaps is None:
-        best = kick(
+    descended = replace(ends[best_start], counts=counts)
+    if max_swaps is None:
+        descended = kick(
             objective,
-            best,
+            descended,
             candidates,
             patience=patience,
             generator=generator(seed, "kick"),
-            known_optima=known_optima,
         )
+    best = exchange(
+        objective,
+        descended.indices,
+        candidates,
+        max_swaps=None
+        if max_swaps is None
+        else max(0, max_swaps - ends[best_start].counts.n_swaps),
+    )
+    best = replace(best, counts=descended.counts.plus(best.counts))
 
     return _result(objective, best, candidates, best_start, start_values)
 
@@ -146,7 +157,7 @@ def _result(
     start_values: dict[str, float],
 ) -> SearchResult:
     """Put the chosen images in greedy order."""
-    ordered = greedy(objective, len(best.indices), candidates.only(best.indices))
+    ordered = grow(objective, len(best.indices), candidates.only(best.indices))
     return SearchResult(
         order=np.array(ordered.indices, dtype=np.int64),
         gains=-np.diff(np.array(ordered.values), prepend=0.0),

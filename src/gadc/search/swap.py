@@ -5,10 +5,7 @@ from dataclasses import dataclass
 from gadc.objective.total import Objective
 from gadc.search.candidates import Candidates
 from gadc.search.counts import Counts
-
-# An exchange must lower the objective by this share of the median cost; solved values are
-# accurate to about a hundredth of it.
-LEAST_GAIN = 1e-6
+from gadc.search.descent import LEAST_GAIN, PLACES_TOGETHER, descend
 
 
 @dataclass(frozen=True)
@@ -34,44 +31,52 @@ def exchange(
     candidates: Candidates,
     *,
     max_swaps: int | None = None,
-    known_optima: frozenset[frozenset[int]] = frozenset(),
 ) -> Exchanged:
     """Improve `indices` by exchanges until none of the k (n - k) possible ones helps.
 
-    Places are visited in turn; the best replacement for a place is taken at once. After a full
-    round without one, no improving exchange exists.
+    All places are visited in turn, and every candidate is ruled out or solved; the best improvement
+    found is taken, and a descent near it follows. After a full round without one, no improving
+    exchange exists.
 
     Args:
         objective: What is minimised.
-        indices: The subset to start from.
+        indices: The subset to start from; best one that has descended as far as it can.
         candidates: Which images may be chosen, and which must stay.
         max_swaps: Stop after this many exchanges; default: never.
-        known_optima: Subsets already proven optimal; reaching one ends the search.
 
     Source: GADC, stage II, with the eager acceptance of FasterPAM (Schubert & Rousseeuw 2021).
     """
-    chosen = list(indices)
-    counts = Counts()
-    value = objective.value(chosen)
+    chosen, value, counts = list(indices), objective.value(indices), Counts()
     kept = set(candidates.keep)
     places = [place for place, index in enumerate(chosen) if index not in kept]
     least_gain = LEAST_GAIN * objective.scale
-    n_clean, turn = 0, 0
+    n_clean = turn = 0
     while n_clean < len(places):
-        if frozenset(chosen) in known_optima:
-            break
-        if max_swaps is not None and counts.n_swaps >= max_swaps:
+        n_left = None if max_swaps is None else max_swaps - counts.n_swaps
+        if n_left == 0:
             return Exchanged(chosen, value, False, counts)
-        place = places[turn % len(places)]
-        turn += 1
-        base = chosen[:place] + chosen[place + 1 :]
-        pool = candidates.allowed(base)
-        best = objective.best_addition(base, pool[pool != chosen[place]], below=value - least_gain)
-        counts = counts.plus(best)
-        if best.index is None:
-            n_clean += 1
+        n_together = min(PLACES_TOGETHER, len(places) - n_clean)
+        now = [places[(turn + i) % len(places)] for i in range(n_together)]
+        turn += n_together
+        pools = [candidates.allowed(chosen)] * n_together
+        additions = objective.best_exchanges(chosen, now, pools, below=value - least_gain)
+        for addition in additions:
+            counts = counts.plus(addition)
+        best = min(range(n_together), key=lambda i: additions[i].value)
+        index = additions[best].index
+        if index is None:
+            n_clean += n_together
             continue
-        chosen[place], value = best.index, best.value
+        touched = [chosen[now[best]], index]
+        chosen[now[best]] = index
         counts = counts.plus(Counts(n_swaps=1))
-        n_clean = 1  # the best for this place is in it
+        found = descend(
+            objective,
+            chosen,
+            candidates,
+            touched=touched,
+            max_swaps=None if n_left is None else n_left - 1,
+        )
+        chosen, value, counts = found.indices, found.value, counts.plus(found.counts)
+        n_clean = 0
     return Exchanged(chosen, value, True, counts)

@@ -1,0 +1,119 @@
+"""Descend: exchange images by estimates, until no exchange that looks good is left.
+
+Proves nothing; `gadc.search.swap` does. Most exchanges are found here, because an estimate of a few
+likely candidates costs a small part of a look at all.
+"""
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from gadc.objective.total import Objective
+from gadc.search.candidates import Candidates
+from gadc.search.counts import Counts
+
+# An exchange must lower the objective by this share of the median cost; solved values are
+# accurate to about a hundredth of it.
+LEAST_GAIN = 1e-6
+# What may replace an image: so many of those nearest to it, and of those that the whole set gains
+# most by.
+N_NEAREST = 48
+N_WELCOME = 48
+# Chosen images that an exchange nearby may have given a reason to move.
+N_NEIGHBOURS = 8
+# Places looked at together, each on a core of its own; the number does not depend on the cores, so
+# that the result doesn't.
+PLACES_TOGETHER = 4
+
+
+@dataclass(frozen=True)
+class Descended:
+    """A subset after a descent.
+
+    Attributes:
+        indices: [k], each in the place of the image it replaced.
+        value: The objective.
+        counts: The work done.
+    """
+
+    indices: list[int]
+    value: float
+    counts: Counts
+
+
+def descend(
+    objective: Objective,
+    indices: list[int],
+    candidates: Candidates,
+    *,
+    touched: Iterable[int] | None = None,
+    max_swaps: int | None = None,
+) -> Descended:
+    """Improve `indices` by exchanges that look good.
+
+    Args:
+        objective: What is minimised.
+        indices: The subset to start from.
+        candidates: Which images may be chosen, and which must stay.
+        touched: Images, chosen or not, near which the subset has changed since the last descent;
+            only places near them are looked at. Default: all places.
+        max_swaps: Stop after this many exchanges; default: never.
+
+    Source: the queue of touched places is the don't-look bits of Bentley 1992, "Fast algorithms
+    for geometric traveling salesman problems".
+    """
+    chosen = list(indices)
+    value = objective.value(chosen)
+    counts = Counts()
+    free = [place for place, index in enumerate(chosen) if index not in set(candidates.keep)]
+    near = free if touched is None else _places_near(objective, chosen, touched)
+    queue = deque(place for place in near if place in set(free))
+    welcome = _most_welcome(objective, chosen, candidates) if queue else np.empty(0, np.int64)
+    least_gain = LEAST_GAIN * objective.scale
+    while queue and (max_swaps is None or counts.n_swaps < max_swaps):
+        places = [queue.popleft() for _ in range(min(PLACES_TOGETHER, len(queue)))]
+        allowed = candidates.allowed(chosen)
+        pools = [
+            np.intersect1d(
+                np.union1d(objective.nearest(chosen[place], N_NEAREST), welcome), allowed
+            )
+            for place in places
+        ]
+        found = objective.likely_exchanges(chosen, places, pools, below=value - least_gain)
+        for addition in found:
+            counts = counts.plus(addition)
+        best = min(range(len(places)), key=lambda i: found[i].value)
+        index = found[best].index
+        if index is None:
+            continue
+        queue.extendleft(
+            place for i, place in reversed(list(enumerate(places))) if i != best and found[i].index
+        )
+        removed, chosen[places[best]] = chosen[places[best]], index
+        value = found[best].value
+        counts = counts.plus(Counts(n_swaps=1))
+        waiting = set(queue)
+        for place in _places_near(objective, chosen, [removed, index]):
+            if place in set(free) - waiting:
+                queue.append(place)
+    return Descended(chosen, value, counts)
+
+
+def _most_welcome(objective: Objective, chosen: list[int], candidates: Candidates) -> np.ndarray:
+    """Return the images whose addition to the whole set would lower the objective most."""
+    pool = candidates.allowed(chosen)
+    if len(pool) <= N_WELCOME:
+        return pool
+    estimates = objective.estimates(chosen, pool)
+    return pool[np.argpartition(estimates, N_WELCOME)[:N_WELCOME]]
+
+
+def _places_near(objective: Objective, chosen: list[int], images: Iterable[int]) -> list[int]:
+    """Return the places of the chosen images that are nearest to `images`, ascending."""
+    places: set[int] = set()
+    for image in images:
+        distances = objective.distances(image)[chosen]
+        places |= set(np.argsort(distances, kind="stable")[:N_NEIGHBOURS].tolist())
+    return sorted(places)
