@@ -81,6 +81,13 @@ class Cluster:
         # One more than can run: who is done finds the next one waiting.
         return self.n_workers or n_there + 1
 
+    @staticmethod
+    def share(value: Any) -> Any:
+        """Put what many tasks need where all machines reach it; see `fetch`."""
+        import ray
+
+        return ray.put(value)
+
     def run(
         self,
         work: Callable[[Given], Result],
@@ -102,7 +109,7 @@ class Cluster:
 
         Raises:
             GadcError: What `work` raised.
-            InputError: `versions_differ`: a machine has other libraries than this one.
+            InputError: `machines_differ`: a machine has other libraries than this one.
             RunError: `worker_died`: a task was given up, and all others are done; `task_failed`:
                 `work` raised something else; `cluster_failed`.
         """
@@ -123,9 +130,9 @@ class Cluster:
         if loop.given_up:
             raise RunError(
                 "worker_died",
-                f"{len(loop.given_up)} tasks lost their worker {MOST_DEATHS} times and were given "
-                f"up: {_shown(loop.given_up)}; all others are done and kept. Most likely memory "
-                "ran out: run the same command again, with fewer workers",
+                f"given up, because the worker died {MOST_DEATHS} times: {_shown(loop.given_up)}; "
+                "all else is done and kept. Perhaps memory ran out: run the same command again, "
+                "with fewer workers",
             )
 
     @staticmethod
@@ -133,9 +140,7 @@ class Cluster:
         import ray
 
         # Ray would not count deaths for want of memory, and retry without end.
-        return ray.remote(
-            num_cpus=1, num_gpus=0 if device == "cpu" else 1, max_retries=0
-        )(_checked)
+        return ray.remote(num_cpus=1, num_gpus=0 if device == "cpu" else 1, max_retries=0)(_checked)
 
 
 class _Loop(Generic[Key, Given, Result]):
@@ -217,6 +222,13 @@ class _Loop(Generic[Key, Given, Result]):
         self._done(task.key, result)
 
 
+def fetch(shared: Any) -> Any:
+    """Return, in a task, what `Cluster.share` was given."""
+    import ray
+
+    return ray.get(shared)
+
+
 def versions() -> dict[str, str]:
     """Return the versions of what a result depends on."""
     return {name: importlib.metadata.version(name) for name in SAME_VERSIONS}
@@ -228,7 +240,7 @@ def _checked(expected: dict[str, str], work: Callable[[Given], Result], given: G
     if found != expected:
         differing = [name for name in expected if found[name] != expected[name]]
         raise InputError(
-            "versions_differ",
+            "machines_differ",
             f"machine {machine_name()} has {_listed(found, differing)}, the one of this command "
             f"{_listed(expected, differing)}; install the same on all machines",
         )
@@ -255,7 +267,7 @@ def _as_ours(error: Any, name: str) -> GadcError:
         return cause
     if missing := MISSING_MODULE.search(str(cause)):
         return InputError(
-            "versions_differ",
+            "machines_differ",
             f"a machine of the cluster has no {missing[1]}; install the same on all machines",
         )
     return RunError("task_failed", f"{name}: {type(cause).__name__}: {_first_line(cause)}")

@@ -183,7 +183,14 @@ def features_of(request: Request, show: ProgressStyle) -> tuple[FeatureSet, Imag
         raise InputError(
             "labels_not_used", f"{request.labels_file} is for files of features; {data} are images"
         )
-    return extract_features(data, request.out / FEATURES_FOLDER, images, show=show), source
+    found = _extracted(data, request.out / FEATURES_FOLDER, request, show)
+    return found, source
+
+
+def _extracted(data: Path, folder: Path, request: Request, show: ProgressStyle) -> FeatureSet:
+    return extract_features(
+        data, folder, request.images, engine=request.engine, workers=request.workers, show=show
+    )
 
 
 def _target(request: Request, pool: FeatureSet, show: ProgressStyle) -> FeatureSet | None:
@@ -196,7 +203,7 @@ def _target(request: Request, pool: FeatureSet, show: ProgressStyle) -> FeatureS
     if is_features(request.data) or request.features is not None:
         logger.info("features of the target are computed by %s", request.images.encoder)
     folder = request.out / TARGET_FOLDER
-    found = extract_features(target, folder, request.images, show=show)
+    found = _extracted(target, folder, request, show)
     return comparable_target(found, folder, pool, pool_folder)
 
 
