@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from gadc.cluster.connection import Engine, check_engine, joined
-from gadc.errors import ConvergenceWarning, InputError
+from gadc.errors import ConvergenceWarning
 from gadc.features.store import FeatureSet
 from gadc.job.config import CondenseConfig
 from gadc.job.prepare import Job, prepare
@@ -76,9 +76,7 @@ def condense(
     Warns:
         ConvergenceWarning: The objective of a class is less accurate than it should be.
     """
-    if workers is not None and workers < 1:
-        raise InputError("bad_argument", f"workers={workers} must be >= 1")
-    check_engine(engine, address, device)
+    check_engine(engine, address=address, workers=workers, device=device)
     computed_on = str(pick_device(device))
     with joined(engine, address, workers) as cluster:
         search: Search = (

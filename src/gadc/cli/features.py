@@ -92,7 +92,7 @@ def features(
     from gadc.runs.inputs import extract_features
     from gadc.storage import exclusive, prepare_output
 
-    check_engine(engine.value, address, device)
+    check_engine(engine.value, address=address, workers=workers, device=device)
     started = time.monotonic()
     with joined(engine.value, address, workers):
         prepare_output(out, data)

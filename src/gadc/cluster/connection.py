@@ -11,8 +11,8 @@ import threading
 from collections.abc import Iterator
 from typing import Any, Literal, get_args
 
-from gadc.cluster.tasks import Cluster
-from gadc.errors import InputError, MissingExtraError
+from gadc.cluster.tasks import Cluster, first_line
+from gadc.errors import InputError, MissingExtraError, RunError
 
 logger = logging.getLogger(__name__)
 
@@ -21,18 +21,22 @@ ADDRESS_VARIABLE = "RAY_ADDRESS"
 """Where Ray itself looks for an address; it sets the variable in jobs that it runs."""
 FOUND_BY_RAY = "auto"
 CONNECT_SECONDS = 5.0
-JOIN_SECONDS = 30.0
+JOIN_SECONDS = 15.0
 """Joining takes two seconds. Where something else answers, Ray's own patience is two minutes."""
 JOIN = "import sys, ray; ray.init(sys.argv[1], log_to_driver=False, logging_level='ERROR')"
+NO_TOKEN = b"Unauthenticated"
 USAGE_REPORTS = "RAY_USAGE_STATS_ENABLED"
 
 
-def check_engine(engine: Engine, address: str | None, device: str) -> None:
+def check_engine(engine: Engine, *, address: str | None, workers: int | None, device: str) -> None:
     """Refuse what no engine can do.
 
     Raises:
-        InputError: An unknown engine, an address without Ray, or one GPU for all of Ray's tasks.
+        InputError: An unknown engine, no workers, an address without Ray, or one GPU for all of
+            Ray's tasks.
     """
+    if workers is not None and workers < 1:
+        raise InputError("bad_argument", f"workers={workers} must be >= 1")
     if engine not in get_args(Engine):
         raise InputError("bad_choice", f"engine={engine}; use 'local' or 'ray'")
     if engine == "local" and address is not None:
@@ -62,6 +66,7 @@ def joined(engine: Engine, address: str | None, n_workers: int | None) -> Iterat
     Raises:
         MissingExtraError: Ray is not installed.
         InputError: `no_cluster`: no cluster there, or one of other versions.
+        RunError: `cluster_failed`: Ray doesn't start.
     """
     if engine == "local":
         yield None
@@ -97,7 +102,7 @@ def _check_reachable(address: str) -> None:
     """Join in a process that can be stopped: within Ray, a wrong address costs two minutes."""
     if address != FOUND_BY_RAY:
         host, _, port = address.rpartition(":")
-        if not host or not port.isdecimal():
+        if not host or "/" in host or not port.isdecimal():
             raise _no_cluster(address, "it is not HOST:PORT, such as 10.0.0.1:6379, or auto")
         try:
             socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
@@ -112,8 +117,13 @@ def _check_reachable(address: str) -> None:
             timeout=JOIN_SECONDS,
         )
     except subprocess.TimeoutExpired as error:
+        # Not done for the user: it would send the token to whatever has the address.
+        wants_token = NO_TOKEN in (error.stderr or b"")
         raise _no_cluster(
-            address, f"no Ray answers within {JOIN_SECONDS:.0f} s; is it the port of the head node?"
+            address,
+            "it wants a token: set RAY_AUTH_MODE=token"
+            if wants_token
+            else f"no Ray answers within {JOIN_SECONDS:.0f} s; is it the port of the head node?",
         ) from error
     if joining.returncode:
         raise _no_cluster(address, _reason(joining.stderr))
@@ -137,13 +147,19 @@ def _no_cluster(address: str, reason: str) -> InputError:
 
 def _start(address: str | None, n_workers: int | None) -> None:
     import ray
+    from ray.exceptions import RayError
 
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if address is not None:
-        ray.init(address, **quiet)
-    else:
-        with _no_usage_reports():
-            ray.init("local", num_cpus=n_workers, include_dashboard=False, **quiet)
+    try:
+        if address is not None:
+            ray.init(address, **quiet)
+        else:
+            with _no_usage_reports():
+                ray.init("local", num_cpus=n_workers, include_dashboard=False, **quiet)
+    except (RayError, OSError, RuntimeError, ValueError) as error:
+        raise RunError(
+            "cluster_failed", f"Ray doesn't start: {first_line(error)}; its logs are in /tmp/ray"
+        ) from error
     nodes = [node for node in ray.nodes() if node["Alive"]]
     logger.info("Ray: %d machines, %s", len(nodes), _resources())
 

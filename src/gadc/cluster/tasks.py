@@ -19,7 +19,7 @@ MOST_DEATHS = 3
 SAME_VERSIONS = ("gadc", "numpy", "pillow", "scipy", "torch")
 """Libraries whose numbers end up in results."""
 
-MISSING_MODULE = re.compile(r"No module named '([^']+)'")
+NOT_INSTALLED = re.compile(r"No module named '[^']+'|Can't get attribute '[^']+' on <[^>]*>")
 MOST_SHOWN = 10
 MOST_CHARACTERS = 300
 """Of a message of Ray's, which may hold tracebacks of pages."""
@@ -121,7 +121,7 @@ class Cluster:
         except ray.exceptions.RayError as error:
             raise RunError(
                 "cluster_failed",
-                f"Ray failed: {_first_line(error)}; what is done is kept: run the same command "
+                f"Ray failed: {first_line(error)}; what is done is kept: run the same command "
                 "again, it continues",
             ) from error
         except (Exception, KeyboardInterrupt, SystemExit):
@@ -210,7 +210,7 @@ class _Loop(Generic[Key, Given, Result]):
                 task.name,
                 task.n_deaths,
                 MOST_DEATHS,
-                _first_line(error),
+                first_line(error),
             )
             if task.n_deaths < MOST_DEATHS:
                 self._again.append(task)
@@ -265,12 +265,13 @@ def _as_ours(error: Any, name: str) -> GadcError:
     cause = error.cause
     if isinstance(cause, GadcError):
         return cause
-    if missing := MISSING_MODULE.search(str(cause)):
+    if missing := NOT_INSTALLED.search(str(cause)):
         return InputError(
             "machines_differ",
-            f"a machine of the cluster has no {missing[1]}; install the same on all machines",
+            f"a machine of the cluster lacks this gadc or one of its libraries ({missing[0]}); "
+            "install the same on all machines",
         )
-    return RunError("task_failed", f"{name}: {type(cause).__name__}: {_first_line(cause)}")
+    return RunError("task_failed", f"{name}: {type(cause).__name__}: {first_line(cause)}")
 
 
 def _shown(names: list[str]) -> str:
@@ -278,6 +279,7 @@ def _shown(names: list[str]) -> str:
     return ", ".join(names[:MOST_SHOWN]) + (f" and {left} more" if left > 0 else "")
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Return the beginning of an error's message."""
     line = str(error).strip().partition("\n")[0]
     return line if len(line) <= MOST_CHARACTERS else line[:MOST_CHARACTERS] + " ..."

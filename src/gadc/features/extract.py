@@ -100,9 +100,7 @@ def extract(
         raise InputError("bad_argument", f"max_bad is {max_bad}; it must lie between 0 and 1")
     if on_error not in get_args(OnError):
         raise InputError("bad_argument", f"on_error={on_error!r} is not one of {get_args(OnError)}")
-    if workers is not None and workers < 1:
-        raise InputError("bad_argument", f"workers={workers} must be >= 1")
-    check_engine(engine, address, str(encoder.device))
+    check_engine(engine, address=address, workers=workers, device=str(encoder.device))
     reading = Reading(policy or DecodePolicy(), batch_size, decode_workers)
     head_map = match_classes(encoder.class_names, index.class_names, class_map)
     fingerprint, described = fingerprint_of(encoder, reading.policy)

@@ -46,7 +46,12 @@ def plan_selection(request: Request, *, seconds: float = DEFAULT_SECONDS) -> dic
     for path in (request.data, request.features, request.target):
         if path is not None and not path.exists():
             raise InputError("missing_source", f"{path}: there is no such file or folder")
-    check_engine(request.engine, request.address, request.images.device)
+    check_engine(
+        request.engine,
+        address=request.address,
+        workers=request.workers,
+        device=request.images.device,
+    )
     remarks = []
     if request.engine == "ray":
         request = dataclasses.replace(request, engine="local", address=None, workers=None)

@@ -113,7 +113,12 @@ def run_selection(request: Request, *, show: ProgressStyle = "silent") -> dict[s
         InputError: Something in the request, or in the files it names, can't be used.
         RunError: Another process writes to the folder, the disk is full, and the like.
     """
-    check_engine(request.engine, request.address, request.images.device)
+    check_engine(
+        request.engine,
+        address=request.address,
+        workers=request.workers,
+        device=request.images.device,
+    )
     # Joined here, before anything is written; `condense` and `extract` then use the connection.
     with joined(request.engine, request.address, request.workers):
         return _run(request, show)
