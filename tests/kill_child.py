@@ -1,4 +1,4 @@
-"""A selection in a process of its own, for the tests that kill it: OUT N_WORKERS."""
+"""A selection in a process of its own, for the tests that kill it: OUT N_WORKERS [ENGINE]."""
 
 import sys
 from pathlib import Path
@@ -13,4 +13,5 @@ if __name__ == "__main__":
     features, config = feature_set(*CLASS_SIZES), CondenseConfig(**CONFIG)
     # The tests start the clock here: imports take longer than the selection.
     print("ready", flush=True)  # noqa: T201
-    condense(features, config, out=Path(sys.argv[1]), workers=int(sys.argv[2]))
+    engine = sys.argv[3] if len(sys.argv) > 3 else "local"
+    condense(features, config, out=Path(sys.argv[1]), workers=int(sys.argv[2]), engine=engine)

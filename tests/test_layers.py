@@ -19,18 +19,20 @@ ALLOWED = {
     "portable_names": BASE,
     "subset": BASE,
     "images": BASE,
-    "features": BASE | {"images"},
+    "cluster": BASE,
+    "features": BASE | {"images", "cluster"},
     "objective": BASE,
     "exact": BASE | {"objective"},
     "search": BASE | {"objective"},
     "evaluation": BASE,
-    "per_class": BASE | {"objective", "search"},
+    "per_class": BASE | {"cluster", "objective", "search"},
     "job": BASE | {"subset", "features", "objective", "search", "per_class"},
-    "condense": BASE | {"subset", "features", "job", "per_class"},
+    "condense": BASE | {"cluster", "subset", "features", "job", "per_class"},
     "selector": BASE | {"features", "objective", "search", "per_class", "job"},
     "export": BASE | {"subset", "images", "portable_names"},
     "runs": BASE
-    | {"images", "features", "subset", "search", "per_class", "job", "condense", "export"},
+    | {"cluster", "images", "features", "subset", "search", "per_class", "job"}
+    | {"condense", "export"},
     "demo": BASE
     | {
         "images",

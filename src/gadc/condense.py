@@ -1,20 +1,23 @@
 """From the features of a data set to the subset that stands for it, class by class."""
 
 import dataclasses
+import functools
 import importlib.metadata
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from gadc.errors import ConvergenceWarning, InputError
+from gadc.cluster.connection import Engine, check_engine, joined
+from gadc.errors import ConvergenceWarning
 from gadc.features.store import FeatureSet
 from gadc.job.config import CondenseConfig
 from gadc.job.prepare import Job, prepare
 from gadc.job.result import as_subset
+from gadc.per_class.on_cluster import select_classes_on
 from gadc.per_class.records import ClassRecords, record_key
 from gadc.per_class.selection import ClassSelection, ClassTask
-from gadc.per_class.workers import select_classes
+from gadc.per_class.workers import Done, select_classes
 from gadc.runtime import ProgressStyle, pick_device, progress
 from gadc.storage import exclusive, prepare_output
 from gadc.subset import SUBSET_NAME, Subset
@@ -24,6 +27,8 @@ __all__ = ["CondenseConfig", "condense"]
 logger = logging.getLogger(__name__)
 
 RECORDS_FOLDER = "classes"
+Search = Callable[[Iterable[tuple[int, ClassTask]], Done], None]
+"""Selects from every class, and reports each."""
 
 
 def condense(
@@ -34,16 +39,18 @@ def condense(
     keep: Sequence[str] = (),
     exclude: Sequence[str] = (),
     out: Path | None = None,
-    workers: int = 1,
+    workers: int | None = None,
+    engine: Engine = "local",
+    address: str | None = None,
     device: str = "auto",
     wait_seconds: float = 0.0,
     show: ProgressStyle = "silent",
 ) -> Subset:
     """Select the subset of each class that minimises its objective.
 
-    On a CPU the result is the same, byte for byte, for any number of workers, and which images are
-    selected does not depend on their order. With `out`, finished classes are recorded: a killed
-    run goes on where it stopped when the same call is made.
+    On a CPU the result is the same, byte for byte, for any number of workers and both engines, and
+    which images are selected does not depend on their order. With `out`, finished classes are
+    recorded: a killed run goes on where it stopped when the same call is made.
 
     Args:
         features: What to select from.
@@ -53,38 +60,46 @@ def condense(
         keep: Ids of images that are selected in any case.
         exclude: Ids of images that may not be selected; they still count in what is matched.
         out: Folder for `subset.parquet` and the records; default: nothing is written.
-        workers: Processes, each of one thread. More than one need a main module that can be
-            imported (`if __name__ == "__main__":` in a script).
+        workers: Processes, each of one thread; default: one. More than one need a main module that
+            can be imported (`if __name__ == "__main__":` in a script). With Ray, the most classes
+            at the same time; default: what fits the cluster.
+        engine: `local` for processes of this machine; `ray` for the machines of a cluster.
+        address: Of the cluster; see `gadc.cluster.connection.joined`.
         device: Where to compute: `auto`, `cpu`, `cuda` or `cuda:<index>`.
         wait_seconds: How long to wait for another process that writes to `out`.
         show: See `gadc.runtime.progress`.
 
     Raises:
-        InputError: Features, lists or numbers that can't be used.
+        InputError: Features, lists or numbers that can't be used; a cluster that can't be joined.
         RunError: `locked`, `disk_full`, `worker_died` or `not_converged`.
 
     Warns:
         ConvergenceWarning: The objective of a class is less accurate than it should be.
     """
-    if workers < 1:
-        raise InputError("bad_argument", f"workers={workers} must be >= 1")
+    check_engine(engine, address=address, workers=workers, device=device)
     computed_on = str(pick_device(device))
-    if out is None:
-        job = prepare(
-            features, config, target=target, keep=keep, exclude=exclude, device=computed_on
+    with joined(engine, address, workers) as cluster:
+        search: Search = (
+            functools.partial(select_classes, n_workers=workers or 1)
+            if cluster is None
+            else functools.partial(select_classes_on, cluster, device=computed_on)
         )
-        return _select(job, None, workers, show)
-    prepare_output(out)
-    with exclusive(out, wait_seconds=wait_seconds):
-        job = prepare(
-            features, config, target=target, keep=keep, exclude=exclude, device=computed_on
-        )
-        subset = _select(job, ClassRecords(out / RECORDS_FOLDER), workers, show)
-        subset.save(out / SUBSET_NAME)
-    return subset
+        if out is None:
+            job = prepare(
+                features, config, target=target, keep=keep, exclude=exclude, device=computed_on
+            )
+            return _select(job, None, search, show)
+        prepare_output(out)
+        with exclusive(out, wait_seconds=wait_seconds):
+            job = prepare(
+                features, config, target=target, keep=keep, exclude=exclude, device=computed_on
+            )
+            subset = _select(job, ClassRecords(out / RECORDS_FOLDER), search, show)
+            subset.save(out / SUBSET_NAME)
+        return subset
 
 
-def _select(job: Job, records: ClassRecords | None, n_workers: int, show: ProgressStyle) -> Subset:
+def _select(job: Job, records: ClassRecords | None, search: Search, show: ProgressStyle) -> Subset:
     """Search the classes that have no record yet, and join all."""
     n_classes = len(job.division.names)
     found: dict[int, ClassSelection] = {}
@@ -113,7 +128,7 @@ def _select(job: Job, records: ClassRecords | None, n_workers: int, show: Progre
             bar.advance()
 
         computed: set[int] = set()
-        select_classes(unrecorded(), keep_result, n_workers=n_workers)
+        search(unrecorded(), keep_result)
     selections = [found[label] for label in range(n_classes)]
     for name, selection in zip(job.division.names, selections, strict=True):
         if not selection.has_converged:

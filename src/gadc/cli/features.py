@@ -8,6 +8,7 @@ import typer
 
 from gadc.cli import options
 from gadc.cli.console import AsJson, emit, session_of, table
+from gadc.errors import InputError
 
 if TYPE_CHECKING:
     from gadc.features.store import FeatureSet
@@ -32,6 +33,17 @@ def features(
     device: options.Device = "auto",
     batch_size: options.BatchSize = 64,
     decode_workers: options.DecodeWorkers = 2,
+    engine: options.EngineOption = options.Engine.LOCAL,
+    address: options.Address = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="With --engine ray: tasks at the same time; default: one per CPU of the cluster, "
+            "or per GPU.",
+            rich_help_panel=options.ENGINE,
+        ),
+    ] = None,
     labels: options.Labels = None,
     image_column: options.ImageColumn = None,
     label_column: options.LabelColumn = None,
@@ -74,14 +86,26 @@ def features(
         decode_workers=decode_workers,
         device=device,
     )
+    if workers is not None and engine is options.Engine.LOCAL:
+        raise InputError("option_unused", f"workers={workers} needs --engine ray")
+    from gadc.cluster.connection import check_engine, joined
     from gadc.runs.inputs import extract_features
     from gadc.storage import exclusive, prepare_output
 
-    prepare_output(out, data)
-    with exclusive(out, wait_seconds=wait):
-        pass  # extraction takes the lock itself, at once or not at all
+    check_engine(engine.value, address=address, workers=workers, device=device)
     started = time.monotonic()
-    found = extract_features(data, out, settings, show=session_of(context).progress)
+    with joined(engine.value, address, workers):
+        prepare_output(out, data)
+        with exclusive(out, wait_seconds=wait):
+            pass  # extraction takes the lock itself, at once or not at all
+        found = extract_features(
+            data,
+            out,
+            settings,
+            engine=engine.value,
+            workers=workers,
+            show=session_of(context).progress,
+        )
     result = summary(found, out, time.monotonic() - started)
     emit(result, _as_text(result), as_json=as_json)
     if strict_exit and found.quarantined:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 IMAGES = "Images"
 ENCODER = "Encoder"
 OUTPUT = "Output"
+ENGINE = "Where the work is done"
 DEFAULT_ENCODER = "transformers:facebook/dinov2-base"
 """Also in `gadc.features.encoders`, which takes seconds to import; a test compares the two."""
 
@@ -28,6 +29,13 @@ class OnError(StrEnum):
 
     QUARANTINE = "quarantine"
     FAIL = "fail"
+
+
+class Engine(StrEnum):
+    """Where the work is done."""
+
+    LOCAL = "local"
+    RAY = "ray"
 
 
 OutFolder = Annotated[
@@ -192,6 +200,26 @@ DecodeWorkers = Annotated[
         metavar="N",
         help="Threads that read and decode images.",
         rich_help_panel=ENCODER,
+    ),
+]
+
+
+EngineOption = Annotated[
+    Engine,
+    typer.Option(
+        "--engine",
+        help="local: on this machine; ray: by the machines of a Ray cluster. The result is the "
+        "same.",
+        rich_help_panel=ENGINE,
+    ),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT",
+        help="With --engine ray: the cluster's head, or 'auto' for the one this machine belongs "
+        "to. By default what RAY_ADDRESS names, else Ray is started on this machine.",
+        rich_help_panel=ENGINE,
     ),
 ]
 

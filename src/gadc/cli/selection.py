@@ -71,6 +71,8 @@ def request_of(
     max_swaps: selecting.MaxSwaps = None,
     patience: selecting.Patience = 4,
     seed: selecting.Seed = 0,
+    engine: options.EngineOption = options.Engine.LOCAL,
+    address: options.Address = None,
     workers: selecting.Workers = None,
     capacity: selecting.Capacity = 1.05,
     epsilon: selecting.Epsilon = 0.025,
@@ -135,6 +137,8 @@ def request_of(
         keep=keep,
         exclude=exclude,
         workers=workers,
+        engine=engine.value,
+        address=address,
         wait_seconds=wait,
         null_paths=null,
     )

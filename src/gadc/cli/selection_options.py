@@ -208,8 +208,9 @@ Workers = Annotated[
     typer.Option(
         metavar="N",
         help="Processes that select from classes at the same time; the result is the same for "
-        "any number. Default: one per core from 10,000 images on, else one.",
-        rich_help_panel=SEARCH,
+        "any number. Default: one per core from 10,000 images on, else one. With --engine ray: "
+        "tasks at the same time; default: one per CPU of the cluster.",
+        rich_help_panel=options.ENGINE,
     ),
 ]
 Capacity = Annotated[

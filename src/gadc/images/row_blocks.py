@@ -5,7 +5,7 @@ import functools
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -73,6 +73,10 @@ class RowReader:
         self._blocks: OrderedDict[tuple[int, int], pa.Array] = OrderedDict()
         self._broken_from: dict[int, tuple[int, str]] = {}
         self._cursor: _Cursor | None = None
+
+    def __reduce__(self) -> tuple[Callable[..., "RowReader"], tuple[Sequence[RowGroup]]]:
+        """Travel to another process without open files and blocks."""
+        return functools.partial(type(self), leaf=self.leaf), (self.groups,)
 
     def read(self, position: int) -> bytes:
         """Return the row's bytes."""

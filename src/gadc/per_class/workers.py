@@ -35,7 +35,7 @@ def select_classes(tasks: Iterable[tuple[int, ClassTask]], done: Done, *, n_work
     if n_workers == 1:
         with single_thread():
             for label, task in tasks:
-                done(label, _select_named(task))
+                done(label, select_named(task))
         return
     pool = worker_pool(n_workers)
     running: dict[Future[ClassSelection], int] = {}
@@ -73,7 +73,7 @@ def _feed(
     while True:
         while len(running) < n_waiting and (following := next(tasks, None)) is not None:
             label, task = following
-            running[pool.submit(_select_named, task)] = label
+            running[pool.submit(select_named, task)] = label
         if not running:
             return
         finished, _ = wait(running, return_when=FIRST_COMPLETED)
@@ -90,7 +90,8 @@ def _drain(running: dict[Future[ClassSelection], int], done: Done) -> None:
             done(label, future.result())
 
 
-def _select_named(task: ClassTask) -> ClassSelection:
+def select_named(task: ClassTask) -> ClassSelection:
+    """Select from one class; whatever goes wrong becomes an error that names the class."""
     try:
         return select_class(task)
     except GadcError as error:

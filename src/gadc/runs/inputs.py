@@ -13,6 +13,7 @@ import pyarrow
 import pyarrow.parquet
 from numpy.typing import NDArray
 
+from gadc.cluster.connection import Engine
 from gadc.errors import InputError
 from gadc.features.class_map import read_class_map
 from gadc.features.components import principal_components, project
@@ -122,11 +123,25 @@ def is_features(path: Path) -> bool:
 
 
 def extract_features(
-    data: Path, out: Path, settings: ImageSettings, *, show: ProgressStyle = "silent"
+    data: Path,
+    out: Path,
+    settings: ImageSettings,
+    *,
+    engine: Engine = "local",
+    workers: int | None = None,
+    show: ProgressStyle = "silent",
 ) -> FeatureSet:
     """Find the images of `data` and compute their features, or find them in the folder `out`.
 
     The encoder is loaded first: a name that can't be used must not cost a scan of a million files.
+
+    Args:
+        data: The images.
+        out: The folder to fill.
+        settings: How images are read.
+        engine: See `gadc.features.extract.extract`.
+        workers: See there.
+        show: See there.
     """
     class_map = None if settings.class_map is None else read_class_map(settings.class_map)
     encoder = settings.load_encoder()
@@ -149,6 +164,9 @@ def extract_features(
         decode_workers=settings.decode_workers,
         policy=settings.policy,
         class_map=class_map,
+        engine=engine,
+        workers=workers,
+        weights=None if settings.weights is None else settings.weights.absolute(),
         show=show,
     )
 

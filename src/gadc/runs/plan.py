@@ -6,11 +6,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+from gadc.cluster.connection import check_engine
 from gadc.errors import InputError, RunError
 from gadc.runs.cost_model import TimeModel, fit_time_model, makespan
 from gadc.runs.planned_data import PlannedData, planned_pool, planned_target
 from gadc.runs.prepared_part import PreparedPart, prepare_part
-from gadc.runs.selection import Request, usual_workers
+from gadc.runs.selection import Request, workers_of
 from gadc.runs.selection_trial import SelectionTrial, peak_bytes, try_selection
 
 DEFAULT_SECONDS = 20.0
@@ -45,6 +46,16 @@ def plan_selection(request: Request, *, seconds: float = DEFAULT_SECONDS) -> dic
     for path in (request.data, request.features, request.target):
         if path is not None and not path.exists():
             raise InputError("missing_source", f"{path}: there is no such file or folder")
+    check_engine(
+        request.engine,
+        address=request.address,
+        workers=request.workers,
+        device=request.images.device,
+    )
+    remarks = []
+    if request.engine == "ray":
+        request = dataclasses.replace(request, engine="local", address=None, workers=None)
+        remarks.append("the plan is for this machine alone (--engine local), not for a Ray cluster")
     began = time.monotonic()
     pool = planned_pool(request, seconds=seconds)
     target = planned_target(request, seconds=seconds)
@@ -52,7 +63,7 @@ def plan_selection(request: Request, *, seconds: float = DEFAULT_SECONDS) -> dic
     loaded_bytes = peak_bytes()
     part = prepare_part(request, pool, target)
     disk = _disk(request.out, data, part)
-    n_workers = request.workers or usual_workers(pool.n_images, request.images.device)
+    n_workers = workers_of(request, pool.n_images) or 1
     first, *others = part.tried_labels()
     largest, feed_row_seconds = part.timed_task(first)
     trial = try_selection(
@@ -98,7 +109,7 @@ def plan_selection(request: Request, *, seconds: float = DEFAULT_SECONDS) -> dic
             "coefficient": model.coefficient,
             "exponent": model.exponent,
         },
-        "remarks": [*part.remarks, *_remarks(pool, memory, n_whole, n_searched)],
+        "remarks": [*remarks, *part.remarks, *_remarks(pool, memory, n_whole, n_searched)],
         "plan_seconds": time.monotonic() - began,
     }
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 import gadc
+from gadc.cluster.connection import Engine, check_engine, joined
 from gadc.condense import RECORDS_FOLDER, condense
 from gadc.errors import InputError
 from gadc.export import paths_text
@@ -75,7 +76,10 @@ class Request:
         target: Images or features to match; default: each class itself.
         keep: A list of images to select in any case, or a subset.
         exclude: A list of images not to select, or a subset.
-        workers: Processes; default: one per core where there is much to do.
+        workers: Processes; default: one per core where there is much to do. With Ray, the most
+            tasks at the same time.
+        engine: See `gadc.condense.condense`.
+        address: See there.
         wait_seconds: How long to wait for another process that writes to `out`.
         null_paths: End paths in `paths.txt` with NUL.
     """
@@ -90,6 +94,8 @@ class Request:
     keep: Path | None = None
     exclude: Path | None = None
     workers: int | None = None
+    engine: Engine = "local"
+    address: str | None = None
     wait_seconds: float = 0.0
     null_paths: bool = False
 
@@ -107,6 +113,18 @@ def run_selection(request: Request, *, show: ProgressStyle = "silent") -> dict[s
         InputError: Something in the request, or in the files it names, can't be used.
         RunError: Another process writes to the folder, the disk is full, and the like.
     """
+    check_engine(
+        request.engine,
+        address=request.address,
+        workers=request.workers,
+        device=request.images.device,
+    )
+    # Joined here, before anything is written; `condense` and `extract` then use the connection.
+    with joined(request.engine, request.address, request.workers):
+        return _run(request, show)
+
+
+def _run(request: Request, show: ProgressStyle) -> dict[str, Any]:
     started, began = time.time(), time.monotonic()
     out = request.out
     inputs = [request.data, request.features, request.target]
@@ -125,9 +143,8 @@ def run_selection(request: Request, *, show: ProgressStyle = "silent") -> dict[s
             keep=read_ids(request.keep, features),
             exclude=read_ids(request.exclude, features),
             out=out,
-            workers=usual_workers(features.n_images, request.images.device)
-            if request.workers is None
-            else request.workers,
+            workers=workers_of(request, features.n_images),
+            engine=request.engine,
             device=request.images.device,
             show=show,
         )
@@ -171,7 +188,14 @@ def features_of(request: Request, show: ProgressStyle) -> tuple[FeatureSet, Imag
         raise InputError(
             "labels_not_used", f"{request.labels_file} is for files of features; {data} are images"
         )
-    return extract_features(data, request.out / FEATURES_FOLDER, images, show=show), source
+    found = _extracted(data, request.out / FEATURES_FOLDER, request, show)
+    return found, source
+
+
+def _extracted(data: Path, folder: Path, request: Request, show: ProgressStyle) -> FeatureSet:
+    return extract_features(
+        data, folder, request.images, engine=request.engine, workers=request.workers, show=show
+    )
 
 
 def _target(request: Request, pool: FeatureSet, show: ProgressStyle) -> FeatureSet | None:
@@ -184,7 +208,7 @@ def _target(request: Request, pool: FeatureSet, show: ProgressStyle) -> FeatureS
     if is_features(request.data) or request.features is not None:
         logger.info("features of the target are computed by %s", request.images.encoder)
     folder = request.out / TARGET_FOLDER
-    found = extract_features(target, folder, request.images, show=show)
+    found = _extracted(target, folder, request, show)
     return comparable_target(found, folder, pool, pool_folder)
 
 
@@ -307,6 +331,7 @@ def _record(
         "features_run": features.run_counts,
         "select_run": subset.run_counts,
         "workers": request.workers,
+        "engine": request.engine,
         "versions": {
             "gadc": gadc.__version__,
             "numpy": np.__version__,
@@ -316,8 +341,13 @@ def _record(
     }
 
 
-def usual_workers(n_images: int, device: str) -> int:
-    """Return one process per core where starting them pays; a GPU is not shared."""
-    if n_images < MANY_IMAGES or pick_device(device).type == "cuda":
+def workers_of(request: Request, n_images: int) -> int | None:
+    """Return what is asked for, else one process per core where starting them pays.
+
+    A GPU is not shared. None leaves it to Ray, which knows what its machines have.
+    """
+    if request.workers is not None or request.engine == "ray":
+        return request.workers
+    if n_images < MANY_IMAGES or pick_device(request.images.device).type == "cuda":
         return 1
     return os.cpu_count() or 1
