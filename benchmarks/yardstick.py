@@ -48,3 +48,11 @@ def exhaustive(objective: Objective, n_selected: int) -> tuple[list[int], float,
         if lowest >= value - LEAST_GAIN * objective.scale:
             return chosen, value, n_swaps
         chosen[place], value, n_swaps = index, lowest, n_swaps + 1
+
+
+def best_exchange(objective: Objective, chosen: list[int]) -> float:
+    """Solve every exchange of one image of `chosen`; return the lowest objective of all."""
+    return min(
+        best_of_all(objective, chosen[:place] + chosen[place + 1 :])[0]
+        for place in range(len(chosen))
+    )

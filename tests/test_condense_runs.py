@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import kill_child
@@ -178,6 +179,30 @@ def test_corrupt_record_is_set_aside_and_made_again(
     assert (tmp_path / SUBSET_NAME).read_bytes() == content
     assert record.with_name(record.name + ".corrupt").exists()
     assert "is corrupt" in caplog.text
+
+
+def test_classes_that_share_a_device_are_what_they_are_alone() -> None:
+    rng = np.random.default_rng(0)
+    tasks = [
+        (
+            label,
+            ClassTask(
+                name=str(label),
+                features=rng.normal(size=(40, 5)).astype(np.float32),
+                n_selected=3,
+                settings=selection.ClassSettings(),
+            ),
+        )
+        for label in range(5)
+    ]
+    found: dict[int, ClassSelection] = {}
+    with selection.single_thread():
+        workers.select_classes(tasks, found.__setitem__, n_workers=3, share_device=True)
+        for label, task in tasks:
+            alone = selection.select_class(task)
+            assert dataclasses.replace(found[label], seconds=0.0) == dataclasses.replace(
+                alone, seconds=0.0
+            )
 
 
 def test_two_runs_in_one_folder_are_refused(tmp_path: Path):

@@ -8,6 +8,8 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
+import torch
+
 from gadc.cluster.connection import Engine, check_engine, joined
 from gadc.errors import ConvergenceWarning
 from gadc.features.store import FeatureSet
@@ -61,8 +63,9 @@ def condense(
         exclude: Ids of images that may not be selected; they still count in what is matched.
         out: Folder for `subset.parquet` and the records; default: nothing is written.
         workers: Processes, each of one thread; default: one. More than one need a main module that
-            can be imported (`if __name__ == "__main__":` in a script). With Ray, the most classes
-            at the same time; default: what fits the cluster.
+            can be imported (`if __name__ == "__main__":` in a script). On a GPU: classes at the
+            same time, each in a stream of this process. With Ray, the most classes at the same
+            time; default: what fits the cluster.
         engine: `local` for processes of this machine; `ray` for the machines of a cluster.
         address: Of the cluster; see `gadc.cluster.connection.joined`.
         device: Where to compute: `auto`, `cpu`, `cuda` or `cuda:<index>`.
@@ -80,7 +83,11 @@ def condense(
     computed_on = str(pick_device(device))
     with joined(engine, address, workers) as cluster:
         search: Search = (
-            functools.partial(select_classes, n_workers=workers or 1)
+            functools.partial(
+                select_classes,
+                n_workers=workers or 1,
+                share_device=torch.device(computed_on).type == "cuda",
+            )
             if cluster is None
             else functools.partial(select_classes_on, cluster, device=computed_on)
         )

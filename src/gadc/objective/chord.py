@@ -277,6 +277,8 @@ class _Chords:
 
     def _step_for(self, error: torch.Tensor) -> torch.Tensor:
         """Return the guides' inverse Hessians times `error` [p, r + 1]."""
+        if error.device.type != "cpu":  # one batched product, no wait for the device
+            return torch.bmm(error[:, None], self.solved.inverse[self.place])[:, 0]
         places, sizes = torch.unique_consecutive(self.place, return_counts=True)
         pairs = zip(places.tolist(), error.split(sizes.tolist()), strict=True)
         return torch.cat([errors @ self.solved.inverse[place] for place, errors in pairs])

@@ -1,11 +1,18 @@
-"""Many classes at once, each in one process and one thread."""
+"""Many classes at once: on a CPU each in a process of one thread, on a GPU each in a stream."""
 
 import multiprocessing
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    wait,
+)
 from concurrent.futures.process import BrokenProcessPool
 
 import torch
@@ -16,7 +23,13 @@ from gadc.per_class.selection import ClassSelection, ClassTask, select_class, si
 Done = Callable[[int, ClassSelection], None]
 
 
-def select_classes(tasks: Iterable[tuple[int, ClassTask]], done: Done, *, n_workers: int) -> None:
+def select_classes(
+    tasks: Iterable[tuple[int, ClassTask]],
+    done: Done,
+    *,
+    n_workers: int,
+    share_device: bool = False,
+) -> None:
     """Select from every class, and report each when it is finished, in any order.
 
     The numbers don't depend on `n_workers`. If one class fails, or the run is interrupted, those
@@ -27,6 +40,8 @@ def select_classes(tasks: Iterable[tuple[int, ClassTask]], done: Done, *, n_work
         tasks: Numbered classes, made one by one as they are needed.
         done: Called in this process.
         n_workers: Processes; 1 uses none besides this one.
+        share_device: Threads of this process instead, each with a stream of its own: one class
+            seldom fills a GPU, and processes would each hold a context and memory of their own.
 
     Raises:
         GadcError: The error of a class, with its name.
@@ -37,7 +52,11 @@ def select_classes(tasks: Iterable[tuple[int, ClassTask]], done: Done, *, n_work
             for label, task in tasks:
                 done(label, select_named(task))
         return
-    pool = worker_pool(n_workers)
+    pool: Executor = (
+        ThreadPoolExecutor(n_workers, initializer=_start_stream)
+        if share_device
+        else worker_pool(n_workers)
+    )
     running: dict[Future[ClassSelection], int] = {}
     try:
         with pool:
@@ -62,7 +81,7 @@ def worker_pool(n_workers: int) -> ProcessPoolExecutor:
 
 
 def _feed(
-    pool: ProcessPoolExecutor,
+    pool: Executor,
     tasks: Iterator[tuple[int, ClassTask]],
     running: dict[Future[ClassSelection], int],
     done: Done,
@@ -100,6 +119,12 @@ def select_named(task: ClassTask) -> ClassSelection:
         raise RunError(
             "class_failed", f"class {task.name!r}: {type(error).__name__}: {error}"
         ) from error
+
+
+def _start_stream() -> None:
+    """Give this thread a stream of its own, so that its kernels run beside those of others."""
+    if torch.cuda.is_available():
+        torch.cuda.set_stream(torch.cuda.Stream())
 
 
 def _start_worker() -> None:
