@@ -45,9 +45,12 @@ PATIENCE_SECONDS = 60
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
     """Ray on this machine, joined for all tests, and its address; starting it takes seconds."""
-    context = ray.init(
-        "local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR"
-    )
+    with pytest.MonkeyPatch.context() as patched:
+        # Workers must find what this file defines.
+        patched.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+        context = ray.init(
+            "local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR"
+        )
     yield context.address_info["gcs_address"]
     ray.shutdown()
 

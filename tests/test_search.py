@@ -187,3 +187,26 @@ def test_max_swaps_stops_before_kicks() -> None:
     objective = class_objective()
     assert search(objective, 8, max_swaps=0).counts.n_swaps == 0
     assert search(objective, 8, max_swaps=2).counts.n_swaps <= 4  # two starts
+
+
+def test_without_proof_nothing_is_claimed() -> None:
+    objective = class_objective()
+    found = search(objective, 8, proof=False)
+    proven = search(objective, 8)
+    assert not found.is_swap_optimal
+    assert proven.is_swap_optimal
+    assert proven.objective <= found.objective * (1 + 1e-9)
+    assert found.objective <= 1.02 * proven.objective
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_many_chosen_end_where_no_swap_helps(seed: int) -> None:
+    objective = class_objective(200, seed=seed)
+    found = search(objective, 20, patience=0)
+    assert found.is_swap_optimal
+    order = found.order.tolist()
+    others = np.setdiff1d(np.arange(200), order)
+    for place in range(20):
+        base = order[:place] + order[place + 1 :]
+        values = objective.values(np.array([[*base, j] for j in others]))
+        assert values.min() >= found.objective - 1.1 * LEAST_GAIN * objective.scale

@@ -34,6 +34,7 @@ class GeometryAwareSelector(BaseEstimator):
         start: See `gadc.search.search`; so are `max_swaps` and `patience`.
         max_swaps: Most exchanges per start; None for as many as help.
         patience: Failed attempts in a row to leave the best local optimum.
+        proof: Whether every exchange is ruled out or solved at the end.
         nested: Sizes of smaller subsets of each class, ascending, or `halves`; the first of a
             class's selected rows are then good subsets of these sizes. See
             `gadc.search.nested.search_nested`.
@@ -74,6 +75,7 @@ class GeometryAwareSelector(BaseEstimator):
         start: Start = "best",
         max_swaps: int | None = None,
         patience: int = DEFAULT_PATIENCE,
+        proof: bool = True,
         nested: Nested | None = None,
         random_state: int | np.random.RandomState | None = 0,
         capacity: float = DEFAULT_CAPACITY,
@@ -89,6 +91,7 @@ class GeometryAwareSelector(BaseEstimator):
         self.start = start
         self.max_swaps = max_swaps
         self.patience = patience
+        self.proof = proof
         self.nested = nested
         self.random_state = random_state
         self.capacity = capacity
@@ -191,6 +194,7 @@ class GeometryAwareSelector(BaseEstimator):
             start=self.start,
             max_swaps=self.max_swaps,
             patience=self.patience,
+            proof=self.proof,
             nested=self.nested,
             seed=_seed(self.random_state),
             capacity=self.capacity,

@@ -70,6 +70,7 @@ def request_of(
     start: selecting.StartOption = selecting.Start.BEST,
     max_swaps: selecting.MaxSwaps = None,
     patience: selecting.Patience = 4,
+    proof: selecting.Proof = True,
     seed: selecting.Seed = 0,
     engine: options.EngineOption = options.Engine.LOCAL,
     address: options.Address = None,
@@ -122,6 +123,7 @@ def request_of(
         dedup=dedup.value,
         seed=seed,
         patience=patience,
+        proof=proof,
         nested=_nested(nested, nested_sizes),
     )
     from gadc.runs.selection import Request

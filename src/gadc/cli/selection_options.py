@@ -181,6 +181,16 @@ Patience = Annotated[
         rich_help_panel=SEARCH,
     ),
 ]
+Proof = Annotated[
+    bool,
+    typer.Option(
+        "--proof/--no-proof",
+        metavar="",
+        help="Rule out or solve every exchange at the end of a class. That is most of the work in "
+        "large classes; without it the subset is about as good, and not known to be swap-optimal.",
+        rich_help_panel=SEARCH,
+    ),
+]
 Nested = Annotated[
     bool | None,
     typer.Option(

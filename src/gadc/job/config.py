@@ -34,6 +34,7 @@ class CondenseConfig(BaseModel):
         start: See `gadc.search.search`; so are `max_swaps` and `patience`.
         max_swaps: Most exchanges per start; None for as many as help.
         patience: Failed attempts in a row to leave the best local optimum.
+        proof: Whether every exchange is ruled out or solved at the end.
         nested: Sizes of smaller subsets of each class, ascending, or `halves` for its number
             halved again and again, down to 10 at least. The order of selection then begins with
             them: its first images are a good smaller subset. Sizes that a class does not reach
@@ -67,6 +68,7 @@ class CondenseConfig(BaseModel):
     start: Start = "best"
     max_swaps: int | None = Field(default=None, ge=0)
     patience: int = Field(default=DEFAULT_PATIENCE, ge=0)
+    proof: bool = True
     nested: Nested | None = None
     capacity: float = Field(default=DEFAULT_CAPACITY, ge=1.0)
     epsilon: float = Field(default=DEFAULT_RELATIVE_EPSILON, gt=0.0)

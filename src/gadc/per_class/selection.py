@@ -32,6 +32,7 @@ class ClassSettings:
     start: Start = "best"
     max_swaps: int | None = None
     patience: int = DEFAULT_PATIENCE
+    proof: bool = True
     nested: Nested | None = None
     seed: int = 0
     capacity: float = DEFAULT_CAPACITY
@@ -138,6 +139,7 @@ def select_class(task: ClassTask) -> ClassSelection:
         candidates=Candidates(len(task.features), keep=task.keep, exclude=task.exclude),
         max_swaps=settings.max_swaps,
         patience=settings.patience,
+        proof=settings.proof,
         seed=settings.seed,
     )
     row_error = max(result.terms["transport_row_error"] for result in (*smaller, found))

@@ -78,6 +78,7 @@ def search_nested(
     candidates: Candidates | None = None,
     max_swaps: int | None = None,
     patience: int = DEFAULT_PATIENCE,
+    proof: bool = True,
     seed: int = 0,
 ) -> list[SearchResult]:
     """Choose one subset of each size, every one inside the next.
@@ -89,11 +90,13 @@ def search_nested(
     Args:
         objective: One class's objective.
         sizes: Ascending.
-        start: See `search`; so are `max_swaps`, `patience` and `seed`, all of each size's search.
+        start: See `search`; so are `max_swaps`, `patience`, `proof` and `seed`, all of each size's
+            search.
         candidates: Which images may and which must be chosen. Those that must come first: a subset
             smaller than their number is chosen among them.
         max_swaps: See there.
         patience: See there.
+        proof: See there.
         seed: See there.
 
     Returns:
@@ -123,6 +126,7 @@ def search_nested(
             candidates=among if inner is None else among.keeping(inner.order.tolist()),
             max_swaps=max_swaps,
             patience=patience,
+            proof=proof,
             seed=seed,
         )
         results[size] = inner = ring if inner is None else _joined(inner, ring)
