@@ -177,8 +177,17 @@ class Additions:
         """Return the best single image where nothing else takes part in the transport."""
         best = _Lowest(below, TIE * self._scale)
         rest, _ = self._rest_of(field.pool[:0], field.pool, False)
-        best.consider(self._cost[field.pool].mean(1, dtype=torch.float64) + rest, field.pool)
+        best.consider(self._means(field.pool) + rest, field.pool)
         return Addition(best.index, best.value, n_pool - len(field.pool), len(field.pool))
+
+    def _means(self, pool: torch.Tensor) -> torch.Tensor:
+        """Return the mean cost of each image by column weight: its transport on its own, [p]."""
+        weights = self._problem.column_weights
+        if weights is None:
+            return self._cost[pool].mean(1, dtype=torch.float64)
+        weights = weights.to(self._cost.device)
+        block = max(1, BLOCK_ENTRIES // self._cost.shape[1])
+        return torch.cat([self._cost[some].double() @ weights for some in pool.split(block)])
 
 
 class _Lowest:

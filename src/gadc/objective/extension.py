@@ -67,7 +67,7 @@ class Extension:
         self.base_costs = problem.with_slack(base_costs)[0]
         masses = problem.row_masses(self.m, cost.device)
         self.masses = torch.cat([masses[: self.m - 1], masses[self.m :], masses[:1]])
-        self.column_mass = masses.new_full((n,), problem.capacity / n)
+        self.column_mass = problem.column_masses(n, cost.device)
         scaled = (self.potentials[:, None] - self.base_costs) / problem.epsilon
         self.column = -problem.epsilon * torch.logsumexp(scaled, 0)
         self.plan = torch.exp(scaled + self.column / problem.epsilon)
