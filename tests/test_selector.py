@@ -241,3 +241,28 @@ def run_python(code: str) -> None:
 def test_unknown_names_are_attribute_errors():
     with pytest.raises(AttributeError, match="selct"):
         gadc.selct  # noqa: B018
+
+
+def test_sample_weight_is_the_weight_in_what_is_matched():
+    weights = np.random.default_rng(1).exponential(size=len(X))
+    selector = quick().fit(X, Y, weights)
+    rows = np.flatnonzero(Y == "dog")
+    objective = Objective(X[rows], target_weights=weights[rows])
+    chosen = selector.indices_[6:]
+    assert set(chosen.tolist()) <= set(rows.tolist())
+    expected = objective.value(np.searchsorted(rows, chosen))
+    assert selector.objectives_[2] == pytest.approx(expected, rel=1e-7)
+    assert quick().fit(X, Y, np.full(len(X), 2.0)).objectives_.tolist() == (
+        quick().fit(X, Y).objectives_.tolist()
+    )
+
+
+@pytest.mark.parametrize("weights", [np.ones(3), -np.ones(40), (Y != "dog").astype(float)])
+def test_bad_sample_weight_is_refused(weights):
+    with pytest.raises(InputError, match="must be"):
+        quick().fit(X, Y, weights)
+
+
+def test_sample_weight_beside_a_target_is_refused():
+    with pytest.raises(InputError, match="leave out one"):
+        quick().fit(X, Y, np.ones(40), target=X)

@@ -11,6 +11,7 @@ from scipy.optimize import linprog
 
 from gadc.errors import InputError, RunError
 from gadc.objective.transport import DEFAULT_CAPACITY, Array, check_capacity
+from gadc.objective.weights import as_weights
 
 if TYPE_CHECKING:
     from gadc.objective.total import Objective
@@ -27,12 +28,16 @@ class ExactTransport:
     plan: np.ndarray
 
 
-def exact_partial_transport(cost: Array, *, capacity: float = DEFAULT_CAPACITY) -> ExactTransport:
+def exact_partial_transport(
+    cost: Array, *, capacity: float = DEFAULT_CAPACITY, column_weights: Array | None = None
+) -> ExactTransport:
     """Minimise `<C, pi>` over pi >= 0 with row sums 1/m and column sums at most capacity/n.
 
     Args:
         cost: [m, n], NumPy or torch; up to two million entries.
         capacity: kappa >= 1.
+        column_weights: What takes the place of 1/n: numbers >= 0 [n], of which only the ratios
+            count.
 
     Returns:
         The optimum, by the HiGHS solver.
@@ -49,6 +54,9 @@ def exact_partial_transport(cost: Array, *, capacity: float = DEFAULT_CAPACITY) 
             "too_large", f"{costs.size} entries > {MAX_LP_ENTRIES}; use partial_transport"
         )
     m, n = costs.shape
+    shares = np.full(n, 1.0 / n)
+    if column_weights is not None:
+        shares = as_weights(column_weights, n, "column_weights").numpy()
     rows = sparse.kron(sparse.eye(m), np.ones((1, n)), format="csr")
     columns = sparse.kron(np.ones((1, m)), sparse.eye(n), format="csr")
     # Masses times n and costs of at most 1: the solver's tolerances are absolute.
@@ -56,7 +64,7 @@ def exact_partial_transport(cost: Array, *, capacity: float = DEFAULT_CAPACITY) 
     solved = linprog(
         costs.ravel() / largest,
         A_ub=columns,
-        b_ub=np.full(n, capacity),
+        b_ub=n * capacity * shares,
         A_eq=rows,
         b_eq=np.full(m, n / m),
         method="highs",

@@ -16,6 +16,7 @@ from gadc.job.duplicates import later_copies, row_digests
 from gadc.objective import confidence_losses
 from gadc.objective.total import DEFAULT_MEAN_WEIGHT, DEFAULT_STD_WEIGHT, Units
 from gadc.objective.transport import DEFAULT_CAPACITY, DEFAULT_RELATIVE_EPSILON
+from gadc.objective.weights import as_weights
 from gadc.per_class.selection import ClassSettings, ClassTask, select_class
 from gadc.runtime import pick_device
 from gadc.search import Nested, Start
@@ -107,6 +108,7 @@ class GeometryAwareSelector(BaseEstimator):
         self,
         X: ArrayLike,
         y: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
         *,
         probabilities: ArrayLike | None = None,
         target: ArrayLike | None = None,
@@ -116,6 +118,8 @@ class GeometryAwareSelector(BaseEstimator):
         Args:
             X: Features [n, d]; arithmetic is float32.
             y: Class of each row [n]; default: all are of one.
+            sample_weight: How much each row counts in what its class is matched to [n]; default:
+                all the same. A row of weight 0 may still be selected, to stand for others.
             probabilities: p(class | row) [n, c]. Column j is the integer label j, or, where labels
                 are no such integers, the j-th of `classes_`.
             target: What each class is to match [t, d]; default: itself.
@@ -127,6 +131,12 @@ class GeometryAwareSelector(BaseEstimator):
             raise InputError(
                 "n_per_class_type", f"n_per_class={self.n_per_class!r} must be a whole number >= 1"
             )
+        if sample_weight is not None and target is not None:
+            raise InputError(
+                "sample_weight_with_target",
+                "sample_weight says how much rows of X count in what is matched, but that is the "
+                "target; leave out one of them",
+            )
         if y is None:
             values = validate_data(self, X, dtype=np.float32)
             self.classes_, labels = np.zeros(1, dtype=np.int64), np.zeros(len(values), dtype=int)
@@ -134,10 +144,14 @@ class GeometryAwareSelector(BaseEstimator):
             values, given = validate_data(self, X, y, dtype=np.float32)
             check_classification_targets(given)
             self.classes_, labels = np.unique(given, return_inverse=True)
+        weights = None
+        if sample_weight is not None:
+            weights = np.asarray(sample_weight, dtype=np.float64)
+            as_weights(weights, len(values), "sample_weight")
         losses = None
         if probabilities is not None and self.confidence_weight != 0.0:
             losses = self._confidence_losses(probabilities, labels, has_labels=y is not None)
-        tasks = self._tasks(values, labels, losses, target)
+        tasks = self._tasks(values, labels, losses, target, weights)
         selections = [select_class(task) for _, task in tasks]
 
         self.indices_ = np.concatenate(
@@ -158,6 +172,7 @@ class GeometryAwareSelector(BaseEstimator):
         self,
         X: ArrayLike,
         y: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
         *,
         probabilities: ArrayLike | None = None,
         target: ArrayLike | None = None,
@@ -167,10 +182,11 @@ class GeometryAwareSelector(BaseEstimator):
         Args:
             X: See `fit`; a data frame stays one.
             y: See there.
+            sample_weight: See there.
             probabilities: See there.
             target: See there.
         """
-        self.fit(X, y, probabilities=probabilities, target=target)
+        self.fit(X, y, sample_weight, probabilities=probabilities, target=target)
         selected = _safe_indexing(X, self.indices_)
         return selected, None if y is None else _safe_indexing(y, self.indices_)
 
@@ -180,6 +196,7 @@ class GeometryAwareSelector(BaseEstimator):
         labels: NDArray[np.int64],
         losses: NDArray[np.float64] | None,
         target: ArrayLike | None,
+        weights: NDArray[np.float64] | None,
     ) -> list[tuple[NDArray[np.int64], ClassTask]]:
         """Return the rows of each class and what its selection needs."""
         allocation = allocate_budget(
@@ -216,6 +233,7 @@ class GeometryAwareSelector(BaseEstimator):
                 n_selected=n_selected,
                 settings=settings,
                 target=matched,
+                target_weights=None if weights is None else weights[rows],
                 confidence_loss=None if losses is None else losses[rows],
                 keep=keep,
                 exclude=exclude,

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from gadc.errors import InputError
+from gadc.objective.weights import weighted_median
 
 # Above this ratio of the largest squared norm to the typical one, the float32 identity
 # |x - y|^2 = |x|^2 + |y|^2 - 2 x.y loses more than about three digits, so float64 is used.
@@ -108,16 +109,22 @@ def squared_distances(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor
     return cost.clamp_(min=0.0).float()
 
 
-def cost_scale(cost: torch.Tensor, *, is_square: bool) -> float:
+def cost_scale(
+    cost: torch.Tensor, *, is_square: bool, column_weights: torch.Tensor | None = None
+) -> float:
     """Return the median cost, the unit of relative weights.
 
     Args:
         cost: [n_rows, n_columns].
-        is_square: Rows and columns are the same images, so the zero diagonal is left out.
+        is_square: The columns are images of the rows, so each one's zero with itself is left out.
+        column_weights: How much each column counts, summing to one [n_columns]; default: all the
+            same.
 
     Returns:
         The median; the mean where more than half the costs are zero; 1.0 where all are.
     """
+    if column_weights is not None:
+        return _weighted_scale(cost.cpu().numpy(), column_weights.numpy(), is_square)
     values = cost.cpu().numpy().ravel()
     n_zeros = len(cost) if is_square else 0
     n_costs = values.size - n_zeros
@@ -129,3 +136,12 @@ def cost_scale(cost: torch.Tensor, *, is_square: bool) -> float:
         return median
     mean = float(values.sum(dtype=np.float64)) / n_costs
     return mean if mean > 0.0 else 1.0
+
+
+def _weighted_scale(costs: np.ndarray, weights: np.ndarray, is_square: bool) -> float:
+    zeros = float(is_square)  # every column counts its weight once, and these sum to one
+    median = weighted_median(costs, weights, zeros_left_out=zeros)
+    if median > 0.0:
+        return median
+    total = float(costs.sum(0, dtype=np.float64) @ weights)
+    return total / (len(costs) - zeros) if total > 0.0 else 1.0

@@ -51,7 +51,7 @@ class Extension:
         self.base_costs = problem.with_slack(cost[base].double()[None])[0]
         masses = problem.row_masses(self.m, cost.device)
         self.masses = torch.cat([masses[: self.m - 1], masses[self.m :], masses[:1]])
-        self.column_mass = masses.new_full((n,), problem.capacity / n)
+        self.column_mass = problem.column_masses(n, cost.device)
         scaled = (potentials[:, None] - self.base_costs) / problem.epsilon
         # Rounded once, so that float32 and float64 mean the same by it.
         self.column32 = (-problem.epsilon * torch.logsumexp(scaled, 0)).float()

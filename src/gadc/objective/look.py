@@ -228,7 +228,12 @@ class Look:
 
     def _alone(self, pool: torch.Tensor) -> torch.Tensor:
         """Return the transport costs of single images that take everything, [p]."""
-        return self.cost[pool].mean(1, dtype=torch.float64)
+        weights = self.problem.column_weights
+        if weights is None:
+            return self.cost[pool].mean(1, dtype=torch.float64)
+        weights = weights.to(self.cost.device)
+        block = max(1, BLOCK_ENTRIES // self.cost.shape[1])
+        return torch.cat([self.cost[some].double() @ weights for some in pool.split(block)])
 
 
 class _Lowest:

@@ -2,7 +2,9 @@
 
     mean gap = ||mu_S - mu||^2      std gap = ||sigma_S - sigma||^2
 
-with sigma the unbiased standard deviation, 0 for a single image.
+with sigma the unbiased standard deviation, 0 for a single image. Of target images with weights w
+that sum to one, sigma^2 = sum_j w_j (x_j - mu)^2 / (1 - sum_j w_j^2): with equal weights the usual
+k - 1, else unbiased if the weights tell how much an image counts, not how often it was seen.
 """
 
 import torch
@@ -17,21 +19,28 @@ class Moments:
     Args:
         features: Images to choose from [n, d], float32, centred on the target's mean.
         target: The target's images [k, d], centred likewise.
+        weights: Of the target's images, float64 [k], summing to one; default: all are equal.
     """
 
-    def __init__(self, features: torch.Tensor, target: torch.Tensor) -> None:
+    def __init__(
+        self, features: torch.Tensor, target: torch.Tensor, weights: torch.Tensor | None = None
+    ) -> None:
         self.features = features
-        self.mean = target.mean(0, dtype=torch.float64)  # [d]
         k = len(target)
+        if weights is None:
+            weights = torch.full((k,), 1.0 / k, dtype=torch.float64, device=target.device)
+        # Two passes over blocks: a float64 copy of the whole target is never held.
+        block = max(1, BLOCK_ENTRIES // target.shape[1])
+        blocks = list(zip(target.split(block), weights.split(block), strict=True))
+        self.mean = torch.zeros(target.shape[1], dtype=torch.float64, device=target.device)
+        for rows, shares in blocks:
+            self.mean += shares @ rows.double()
+        self.std = torch.zeros_like(self.mean)
         if k > 1:
-            # Two passes over blocks: a float64 copy of the whole target is never held.
-            squares = torch.zeros_like(self.mean)
-            block = max(1, BLOCK_ENTRIES // target.shape[1])
-            for rows in target.split(block):
-                squares += (rows.double() - self.mean).square().sum(0)
-            self.std = (squares / (k - 1)).sqrt()
-        else:
-            self.std = torch.zeros_like(self.mean)
+            for rows, shares in blocks:
+                self.std += shares @ (rows.double() - self.mean).square_()
+            # 1 - sum of w^2, without its cancellation where one weight is nearly all.
+            self.std.div_((weights * (1.0 - weights)).sum()).sqrt_()
 
     def gaps(self, subsets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the mean and std gaps of `subsets` [b, m], float64 [b] each."""

@@ -22,7 +22,7 @@ class NewtonState:
     Args:
         costs: [b, r, n], the slack's row of zeros included.
         masses: What each row must hold, [r].
-        capacity: kappa; every column holds kappa / n.
+        column_masses: What each column holds, [n].
         potentials: Where to start, [b, r].
         temperature: What takes epsilon's place at first, [b].
 
@@ -35,11 +35,11 @@ class NewtonState:
         self,
         costs: torch.Tensor,
         masses: torch.Tensor,
-        capacity: float,
+        column_masses: torch.Tensor,
         potentials: torch.Tensor,
         temperature: torch.Tensor,
     ) -> None:
-        self.costs, self.masses, self.capacity = costs, masses, capacity
+        self.costs, self.masses, self.column_masses = costs, masses, column_masses
         self.potentials, self.temperature = potentials, temperature
         self.damping = torch.full_like(temperature, FIRST_DAMPING)
         self.radius = torch.full_like(temperature, FIRST_RADIUS)
@@ -58,9 +58,8 @@ class NewtonState:
         share = scaled.sub_(peak).exp_()
         total = share.sum(1, keepdim=True)
         share /= total
-        log_sum = (peak + total.log()).sum((1, 2))
-        column_mass = self.capacity / self.costs.shape[2]
-        value = potentials @ self.masses / self.temperature - column_mass * log_sum
+        log_sum = (peak + total.log_())[:, 0] @ self.column_masses  # [b]
+        value = potentials @ self.masses / self.temperature - log_sum
         return value, share
 
     @property
@@ -71,7 +70,7 @@ class NewtonState:
     @property
     def gradient(self) -> torch.Tensor:
         """Row mass wanted minus row mass there, [b, r]."""
-        return self.masses - self.capacity / self.costs.shape[2] * self.share.sum(2)
+        return self.masses - self.share @ self.column_masses
 
     def cool(self, mask: torch.Tensor, epsilon: float) -> None:
         """Lower the temperature of the problems in `mask`, keeping their potentials."""
@@ -83,10 +82,10 @@ class NewtonState:
 
     def step(self) -> None:
         """Take one damped Newton step where it raises the dual value; else damp more."""
-        column_mass = self.capacity / self.costs.shape[2]
         gradient = self.gradient
         there = self.masses - gradient
-        negative_hessian = (self.share @ self.share.transpose(1, 2)).mul_(-column_mass)
+        held = self.share * self.column_masses  # [b, r, n]
+        negative_hessian = (held @ self.share.transpose(1, 2)).neg_()
         diagonal = there * (1.0 + self.damping[:, None]) + torch.finfo(torch.float64).tiny
         negative_hessian.diagonal(dim1=1, dim2=2).add_(diagonal)
         # Adding a constant to all potentials changes nothing: fix that direction. The tiny ridge

@@ -30,6 +30,7 @@ from gadc.objective.transport import (
     check_capacity,
     check_epsilon,
 )
+from gadc.objective.weights import as_weights, counting
 
 logger = logging.getLogger(__name__)
 
@@ -52,8 +53,11 @@ class Objective:
     Args:
         features: The images to choose from [n, d]; NumPy or torch, float32 arithmetic.
         target: The images to match [k, d]; default: the class itself.
+        target_weights: How much each image to match counts, numbers >= 0 of which only the ratios
+            matter [k]; default: all the same. An image that counts nothing may still be chosen.
         confidence_loss: `-log p(c | x)` of each image [n]; see `confidence_losses`.
-        capacity: kappa >= 1: a target image takes at most kappa/k of the subset's mass.
+        capacity: kappa >= 1: a target image takes at most kappa times its weight of the subset's
+            mass; kappa/k without weights.
         epsilon: Entropic regularisation; in units of the class's median cost when relative.
         mean_weight: Weight of `||mu_S - mu||^2`.
         std_weight: Weight of `||sigma_S - sigma||^2`.
@@ -65,7 +69,8 @@ class Objective:
 
     Attributes:
         scale: The median cost.
-        cost: [n, k], float32.
+        cost: [n, k], float32; without the columns of images that count nothing.
+        target_weights: Of those columns, float64 [k], summing to one; None if all are equal.
         problem: The transport problem's settings, in absolute units.
 
     Raises:
@@ -79,6 +84,7 @@ class Objective:
         target: Array | None = None,
         confidence_loss: Array | None = None,
         *,
+        target_weights: Array | None = None,
         capacity: float = DEFAULT_CAPACITY,
         epsilon: float = DEFAULT_RELATIVE_EPSILON,
         mean_weight: float = DEFAULT_MEAN_WEIGHT,
@@ -113,6 +119,12 @@ class Objective:
                 f"target has {goal.shape[1]} features, the images {images.shape[1]}; "
                 "extract both with the same encoder",
             )
+        columns = torch.arange(len(goal))
+        self.target_weights: torch.Tensor | None = None
+        if target_weights is not None:
+            weights_given = as_weights(target_weights, len(goal), "target_weights")
+            columns, self.target_weights = counting(weights_given)
+            goal = goal[columns.to(device)]
         needed_bytes = 4 * len(images) * len(goal)
         if needed_bytes > MAX_COST_BYTES:
             raise InputError(
@@ -124,25 +136,30 @@ class Objective:
         # Costs and gaps do not change when everything is shifted; float32 is happier centred.
         centre = centre_of(goal)
         self._features = centred(images, centre)
-        centred_goal = self._features if target is None else centred(goal, centre)
+        centred_goal = self._features if goal is images else centred(goal, centre)
         self.cost = class_costs(images, goal, self._features, centred_goal)
-        self._is_own_target = target is None
-        if self._is_own_target:
-            self.cost.fill_diagonal_(0.0)
+        # Rows and columns are the same images, all of them.
+        self._is_square = target is None and len(columns) == len(images)
+        if target is None:
+            self.cost[columns, torch.arange(len(columns))] = 0.0
         if not bool(torch.isfinite(self.cost.sum(dtype=torch.float64))):
             raise InputError(
                 "features_too_large",
                 "squared distances overflow float32; scale the features down (their largest "
                 f"magnitude is {float(images.abs().max()):.3g})",
             )
-        self.scale = cost_scale(self.cost, is_square=target is None)
+        self.scale = cost_scale(
+            self.cost, is_square=target is None, column_weights=self.target_weights
+        )
         self._cap_costs()
-        self._moments = Moments(self._features, centred_goal)
+        self._moments = Moments(self._features, centred_goal, self.target_weights)
         self.confidence_loss = self._checked_losses(confidence_loss)
         unit = self.scale if units == "relative" else 1.0
         self.mean_weight, self.std_weight = float(mean_weight), float(std_weight)
         self.confidence_weight = float(confidence_weight) * unit
-        self.problem = Problem(float(capacity), float(epsilon) * unit)
+        self.problem = Problem(
+            float(capacity), float(epsilon) * unit, column_weights=self.target_weights
+        )
         self._additions = Additions(
             self.problem,
             self.cost,
@@ -180,7 +197,7 @@ class Objective:
 
     def distances(self, index: int) -> np.ndarray:
         """Return the squared distances of all images to one of them, float32 [n_images]."""
-        if self._is_own_target:
+        if self._is_square:
             return np.asarray(self.cost[index].cpu().numpy())
         one = self._features[index : index + 1]
         return np.asarray(squared_distances(self._features, one)[:, 0].cpu().numpy())

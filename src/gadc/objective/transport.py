@@ -1,15 +1,16 @@
 """One-sided partial optimal transport, entropic and converged.
 
-For costs C [m, n], a capacity kappa >= 1 and epsilon > 0, the plan minimises
+For costs C [m, n], column weights w that sum to one (1/n each unless given), a capacity kappa >= 1
+and epsilon > 0, the plan minimises
 
     <C, pi> - epsilon * H(pi, r)   over pi >= 0, r >= 0
-    with  pi 1 = 1/m,   pi^T 1 + r = kappa/n,   sum(r) = kappa - 1
+    with  pi 1 = 1/m,   pi^T 1 + r = kappa w,   sum(r) = kappa - 1
 
 where r is what each target keeps unused and H is the entropy of both. Eliminating the columns
 leaves a smooth concave function of the row potentials f (and of h, the slack's),
 
-    D(f, h) = mean(f) + (kappa - 1) h - epsilon (kappa/n) sum_j log(sum_i e^((f_i - C_ij)/epsilon)
-              + e^(h/epsilon)),
+    D(f, h) = mean(f) + (kappa - 1) h
+              - epsilon kappa sum_j w_j log(sum_i e^((f_i - C_ij)/epsilon) + e^(h/epsilon)),
 
 whose plan is a soft-max down every column. Its gradient is the error of the row masses and its
 Hessian is [m + 1, m + 1], so Newton's method usually takes some ten steps where the usual scaling
@@ -23,13 +24,14 @@ transport); Cuturi & Peyre 2016 (the semi-dual); Altschuler, Weed & Rigollet 201
 """
 
 import warnings
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import torch
 
 from gadc.errors import ConvergenceWarning, InputError
 from gadc.objective.newton import NewtonState
+from gadc.objective.weights import as_weights
 
 Array = np.ndarray | torch.Tensor
 
@@ -61,7 +63,7 @@ class PartialTransport:
         row_error: Summed error of the row masses before the plan was rounded onto them.
         converged: Whether `row_error <= tol * capacity`.
         n_iter: Newton steps taken.
-        plan: [..., m, n]: rows sum to 1/m, columns to at most capacity/n, exactly.
+        plan: [..., m, n]: rows sum to 1/m, columns to at most capacity times weight, exactly.
         row_potentials: f [..., m], with the slack's potential at zero (their mean, if no slack).
     """
 
@@ -79,16 +81,19 @@ def partial_transport(
     *,
     capacity: float = DEFAULT_CAPACITY,
     epsilon: float | None = None,
+    column_weights: Array | None = None,
     tol: float = DEFAULT_TOL,
     max_iter: int = DEFAULT_MAX_ITER,
 ) -> PartialTransport:
-    """Solve one-sided partial optimal transport from m equal rows to n equal columns.
+    """Solve one-sided partial optimal transport from m equal rows to n columns.
 
     Args:
         cost: [m, n], or [b, m, n] for b independent problems; NumPy or torch, any device.
-        capacity: kappa >= 1; a column takes at most capacity / n. 1 is balanced transport.
+        capacity: kappa >= 1; a column takes at most capacity times its weight. 1 is balanced
+            transport.
         epsilon: Entropic regularisation in units of the cost; default, for one problem: 0.025
-            times the median of `cost - cost.min()`.
+            times the median of `cost - cost.min()`, over columns that may take anything.
+        column_weights: Numbers >= 0 [n], of which only the ratios count; default: all are equal.
         tol: Largest summed error of the row masses that counts as converged, per unit of capacity.
         max_iter: Newton steps at most, per problem.
 
@@ -111,17 +116,21 @@ def partial_transport(
     if not torch.isfinite(costs).all():
         raise InputError("cost_not_finite", "cost holds NaN or infinity; remove those entries")
     check_capacity(capacity)
+    weights = None
+    if column_weights is not None:
+        weights = as_weights(column_weights, costs.shape[2], "column_weights").to(costs.device)
     if epsilon is None:
         if len(costs) > 1:
             raise InputError(
                 "epsilon_missing", "a batch needs its epsilon: problems may differ in scale"
             )
-        shifted = costs - costs.min()
+        counted = costs if weights is None else costs[:, :, weights > 0.0]
+        shifted = counted - counted.min()
         typical = shifted.median().item() or shifted.mean().item()
         epsilon = DEFAULT_RELATIVE_EPSILON * (typical if typical > 0.0 else 1.0)
     check_epsilon(epsilon)
 
-    problem = Problem(capacity, epsilon, tol, max_iter)
+    problem = Problem(capacity, epsilon, tol, max_iter, weights)
     solution = problem.solve(costs)
     if not solution.converged.all():
         worst = solution.row_error.max().item()
@@ -179,12 +188,16 @@ class Solution:
 
 @dataclass(frozen=True)
 class Problem:
-    """The settings that problems share; `costs` are float64 [b, m, n] throughout."""
+    """The settings that problems share; `costs` are float64 [b, m, n] throughout.
+
+    `column_weights` [n] sum to one; None: 1/n each.
+    """
 
     capacity: float
     epsilon: float
     tol: float = DEFAULT_TOL
     max_iter: int = DEFAULT_MAX_ITER
+    column_weights: torch.Tensor | None = field(default=None, compare=False)
 
     @property
     def has_slack(self) -> bool:
@@ -197,6 +210,12 @@ class Problem:
         if self.has_slack:
             masses[m] = self.capacity - 1.0
         return masses
+
+    def column_masses(self, n: int, device: torch.device) -> torch.Tensor:
+        """Return what each column holds, the slack included: [n]."""
+        if self.column_weights is None:
+            return torch.full((n,), self.capacity / n, dtype=torch.float64, device=device)
+        return self.capacity * self.column_weights.to(device)
 
     def with_slack(self, costs: torch.Tensor) -> torch.Tensor:
         """Return the costs with the slack's row of zeros below: [b, r, n]."""
@@ -240,8 +259,9 @@ class Problem:
         max_iter: int,
     ) -> Solution:
         """Climb the semi-dual of each problem [b, m, n] from `start` [b, r], cooling to epsilon."""
-        b, m, _ = costs.shape
+        b, m, n = costs.shape
         masses = self.row_masses(m, costs.device)
+        column_masses = self.column_masses(n, costs.device)
         warm_tol = min(WARM_TOL, 0.5 * masses.min().item())
         tol = self.tol * self.capacity  # the masses sum to the capacity
         potentials = start.clone()
@@ -249,7 +269,7 @@ class Problem:
         n_iter = torch.zeros(b, dtype=torch.int64, device=costs.device)
 
         active = torch.arange(b, device=costs.device)
-        state = NewtonState(self.with_slack(costs), masses, self.capacity, start, temperature)
+        state = NewtonState(self.with_slack(costs), masses, column_masses, start, temperature)
         for step in range(max_iter + 1):
             # Rough problems cool; a problem is done by its own error, whoever shares the batch.
             error = state.error
@@ -283,12 +303,13 @@ class Problem:
         """
         m, n = costs.shape[1:]
         augmented = self.with_slack(costs)
+        column_masses = self.column_masses(n, costs.device)
         share = torch.softmax((potentials[:, :, None] - augmented) / self.epsilon, 1)[:, :m]
-        plan = share.mul_(self.capacity / n)
+        plan = share.mul_(column_masses)
         rows = plan.sum(2, keepdim=True)  # [b, m, 1]
         plan *= (1.0 / m / rows.clamp(min=torch.finfo(torch.float64).tiny)).clamp(max=1.0)
         lacking = (1.0 / m - plan.sum(2, keepdim=True)).clamp(min=0.0)  # [b, m, 1]
-        room = (self.capacity / n - plan.sum(1, keepdim=True)).clamp(min=0.0)  # [b, 1, n]
+        room = (column_masses - plan.sum(1, keepdim=True)).clamp(min=0.0)  # [b, 1, n]
         total = room.sum(2, keepdim=True)
         return plan.add_(lacking * (room / total.clamp(min=torch.finfo(torch.float64).tiny)))
 
@@ -308,10 +329,10 @@ class Problem:
     def lower_bound(self, costs: torch.Tensor, potentials: torch.Tensor) -> torch.Tensor:
         """Return the linear programme's dual value at `potentials`, [b]: never above its optimum.
 
-        The dual is `mean(f) + (kappa - 1) h + (kappa/n) sum_j min(min_i(C_ij - f_i), -h)`: any f
+        The dual is `mean(f) + (kappa - 1) h + kappa sum_j w_j min(min_i(C_ij - f_i), -h)`: any f
         and h give a bound (the h terms vanish without slack).
         """
         m, n = costs.shape[1:]
         reduced = (self.with_slack(costs) - potentials[:, :, None]).amin(1)  # [b, n]
         masses = self.row_masses(m, costs.device)
-        return potentials @ masses + self.capacity / n * reduced.sum(1)
+        return potentials @ masses + reduced @ self.column_masses(n, costs.device)

@@ -41,6 +41,7 @@ def record_key(task: ClassTask, ids: Sequence[str], version: str) -> str:
             "ids": list(ids),
             "features": _array_sha256(task.features),
             "target": _array_sha256(task.target),
+            "target_weights": _array_sha256(task.target_weights),
             "confidence_loss": _array_sha256(task.confidence_loss),
             "keep": list(task.keep),
             "exclude": list(task.exclude),

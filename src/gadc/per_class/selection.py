@@ -53,6 +53,7 @@ class ClassTask:
         n_selected: k; may be 0.
         settings: The same for all classes.
         target: What to match [t, d]; default: the class itself.
+        target_weights: How much each image to match counts [t]; default: all the same.
         confidence_loss: [n], if the term is on.
         keep: Images that must be chosen.
         exclude: Images that may not.
@@ -64,6 +65,7 @@ class ClassTask:
     n_selected: int
     settings: ClassSettings
     target: NDArray[np.float32] | None = None
+    target_weights: NDArray[np.float64] | None = None
     confidence_loss: NDArray[np.float64] | None = None
     keep: tuple[int, ...] = ()
     exclude: tuple[int, ...] = ()
@@ -110,6 +112,7 @@ def class_objective(task: ClassTask) -> Objective:
         task.features,
         task.target,
         task.confidence_loss,
+        target_weights=task.target_weights,
         capacity=settings.capacity,
         epsilon=settings.epsilon,
         mean_weight=settings.mean_weight,

@@ -169,6 +169,7 @@ def part_of(task: ClassTask, divisor: int) -> ClassTask | None:
         task,
         features=task.features[rows],
         target=None if task.target is None else task.target[::divisor],
+        target_weights=None if task.target_weights is None else task.target_weights[::divisor],
         confidence_loss=None if task.confidence_loss is None else task.confidence_loss[rows],
         keep=(),
         exclude=(),

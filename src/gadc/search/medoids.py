@@ -1,6 +1,6 @@
 """k-medoids: a start that covers the class, at the price of a few passes over its costs.
 
-Minimises `sum_j min_{i in S} C_ij`, transport without capacities, with no other term.
+Minimises `sum_j w_j min_{i in S} C_ij`, transport without capacities, with no other term.
 """
 
 import torch
@@ -13,7 +13,13 @@ LEAST_GAIN = 1e-6
 MAX_SWAPS_PER_MEDOID = 20
 
 
-def medoids(cost: torch.Tensor, n_selected: int, candidates: Candidates) -> list[int]:
+def medoids(
+    cost: torch.Tensor,
+    n_selected: int,
+    candidates: Candidates,
+    *,
+    column_weights: torch.Tensor | None = None,
+) -> list[int]:
     """Choose `n_selected` medoids: greedy construction, then best exchanges.
 
     Every exchange is found in one pass over all (medoid, image) pairs: what an image j would take
@@ -24,6 +30,7 @@ def medoids(cost: torch.Tensor, n_selected: int, candidates: Candidates) -> list
         cost: [n, n_target], float32.
         n_selected: k.
         candidates: Which images may be chosen, and which must be.
+        column_weights: w [n_target]; default: all are equal.
 
     Returns:
         Indices in the order of construction; exchanged ones in the places of the replaced.
@@ -31,13 +38,14 @@ def medoids(cost: torch.Tensor, n_selected: int, candidates: Candidates) -> list
     Source: Kaufman & Rousseeuw 1990 (BUILD); Schubert & Rousseeuw 2021, FasterPAM (the shared
     loss of removal).
     """
-    chosen = _build(cost, n_selected, candidates)
+    sums = _Sums(None if column_weights is None else column_weights.to(cost))
+    chosen = _build(cost, n_selected, candidates, sums)
     fixed = [place for place, index in enumerate(chosen) if index in set(candidates.keep)]
     for _ in range(MAX_SWAPS_PER_MEDOID * n_selected):
         pool = torch.as_tensor(candidates.allowed(chosen), device=cost.device)
         if not len(pool):
             break
-        change, total = _exchange_changes(cost, chosen, pool)
+        change, total = _exchange_changes(cost, chosen, pool, sums)
         change[fixed] = torch.inf
         best = int(change.argmin())
         place, j = divmod(best, len(pool))
@@ -47,7 +55,23 @@ def medoids(cost: torch.Tensor, n_selected: int, candidates: Candidates) -> list
     return chosen
 
 
-def _build(cost: torch.Tensor, n_selected: int, candidates: Candidates) -> list[int]:
+class _Sums:
+    """Sums over columns, weighted or plain."""
+
+    def __init__(self, weights: torch.Tensor | None) -> None:
+        self._weights = weights
+
+    def of(self, values: torch.Tensor) -> torch.Tensor:
+        """Return the sum of each row of `values` [r, n]."""
+        return values.sum(1) if self._weights is None else values @ self._weights
+
+    def by_owner(self, owner: torch.Tensor, n_owners: int) -> torch.Tensor:
+        """Return the matrix that sums columns by their owner, float32 [n, n_owners]."""
+        membership = torch.nn.functional.one_hot(owner, n_owners).float()
+        return membership if self._weights is None else membership * self._weights[:, None]
+
+
+def _build(cost: torch.Tensor, n_selected: int, candidates: Candidates, sums: _Sums) -> list[int]:
     """Add, again and again, the image that lowers the summed distance most."""
     chosen: list[int] = []
     nearest = torch.full((cost.shape[1],), torch.inf, device=cost.device)
@@ -57,7 +81,7 @@ def _build(cost: torch.Tensor, n_selected: int, candidates: Candidates) -> list[
             waiting if len(waiting) else candidates.allowed(chosen), device=cost.device
         )
         totals = torch.cat(
-            [torch.minimum(cost[rows], nearest).sum(1) for rows in pool.split(_block(cost))]
+            [sums.of(torch.minimum(cost[rows], nearest)) for rows in pool.split(_block(cost))]
         )
         chosen.append(int(pool[totals.argmin()]))
         nearest = torch.minimum(nearest, cost[chosen[-1]])
@@ -65,7 +89,7 @@ def _build(cost: torch.Tensor, n_selected: int, candidates: Candidates) -> list[
 
 
 def _exchange_changes(
-    cost: torch.Tensor, chosen: list[int], pool: torch.Tensor
+    cost: torch.Tensor, chosen: list[int], pool: torch.Tensor, sums: _Sums
 ) -> tuple[torch.Tensor, float]:
     """Return the change of the total for every (medoid, candidate) pair [k, p], and the total."""
     near = cost[chosen]  # [k, n]
@@ -75,14 +99,14 @@ def _exchange_changes(
         first, second = near.topk(2, 0, largest=False).values  # [n] each
     else:
         first, second = near[0], torch.full_like(near[0], torch.inf)
-    membership = torch.nn.functional.one_hot(owner, k).to(cost.dtype)  # [n, k]
+    membership = sums.by_owner(owner, k)  # [n, k]
     changes = []
     for rows in pool.split(_block(cost)):
         distance = cost[rows]  # [p, n]
-        shared = (distance - first).clamp_(max=0.0).sum(1)  # [p]
+        shared = sums.of((distance - first).clamp_(max=0.0))  # [p]
         correction = torch.minimum(torch.maximum(distance, first), second).sub_(first)
         changes.append(shared + (correction @ membership).T)  # [k, p]
-    return torch.cat(changes, 1), float(first.sum(dtype=torch.float64))
+    return torch.cat(changes, 1), float(sums.of(first[None]))
 
 
 def _block(cost: torch.Tensor) -> int:

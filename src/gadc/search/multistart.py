@@ -114,7 +114,9 @@ def search(
     counts = Counts()
     starts: dict[str, list[int]] = {}
     if start in ("medoids", "best"):
-        starts["medoids"] = medoids(objective.cost, n_selected, candidates)
+        starts["medoids"] = medoids(
+            objective.cost, n_selected, candidates, column_weights=objective.target_weights
+        )
     if start in ("greedy", "best"):
         grown = grow(objective, n_selected, candidates)
         counts = counts.plus(grown.counts)
