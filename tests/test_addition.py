@@ -102,3 +102,27 @@ def test_best_addition_among_many_equals_solving_every_candidate(m: int) -> None
         assert best.value == pytest.approx(value, rel=1e-7)
         assert best.n_solved < 0.5 * len(pool)  # the guides have ruled most of them out
     assert objective.best_addition(base, pool, below=value * (1 - 1e-6)).index is None
+
+
+def test_best_addition_where_every_guide_is_already_chosen() -> None:
+    objective = problem(1, 300)
+    guides = Guides.among(objective._features, objective.cost).images.tolist()
+    base = sorted(guides)[: LEAST_GUIDED + 4]
+    pool = np.setdiff1d(np.arange(300), guides)
+    best = objective.best_addition(base, pool)
+    values = objective.values(np.array([[*base, j] for j in pool]))
+    assert best.value == pytest.approx(values.min(), rel=1e-7)
+    likely = objective.likely_addition(base, pool)
+    assert likely.value >= best.value * (1 - 1e-7)
+
+
+def test_exchanges_equal_additions_to_what_stays() -> None:
+    objective = problem(3, 300)
+    chosen = np.random.default_rng(0).permutation(300)[:30].tolist()
+    pool = np.setdiff1d(np.arange(300), chosen)
+    places = [0, 7, 29]
+    found = objective.best_exchanges(chosen, places, [pool] * 3, below=np.inf)
+    for place, exchange in zip(places, found, strict=True):
+        alone = objective.best_addition(chosen[:place] + chosen[place + 1 :], pool)
+        assert exchange.index == alone.index
+        assert exchange.value == pytest.approx(alone.value, rel=1e-7)

@@ -111,8 +111,9 @@ def narrow(
 
     bar = torch.as_tensor(below, dtype=torch.float64, device=newcomers.device)
     order = torch.argsort(solved.place, stable=True)
-    pursued = [pursue(order[first[order]], bar)]
-    bar = torch.minimum(bar, pursued[0].bar)
+    pursued = [pursue(block, bar) for block in _blocks(extension, order[first[order]])]
+    for block in pursued:
+        bar = torch.minimum(bar, block.bar)
     blocks = _blocks(extension, order[~first[order]])
     pursued += threads.map(lambda block: pursue(block, bar), blocks)
     for block in pursued:
@@ -127,6 +128,8 @@ def narrow(
 
 
 def _blocks(extension: Extension, places: torch.Tensor) -> list[torch.Tensor]:
+    if not len(places):
+        return []
     entries = CPU_BLOCK_ENTRIES if places.device.type == "cpu" else GPU_BLOCK_ENTRIES
     return list(places.split(max(1, entries // extension.cost.shape[1])))
 
