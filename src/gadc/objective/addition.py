@@ -1,6 +1,7 @@
 """Looks at many base sets, several at once, each starting from where the ones before ended."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 
 import numpy as np
 import torch
@@ -70,6 +71,10 @@ class Additions:
             extension = self._look.extension(base, self._starts)
             values = self._look.estimates(extension, pool, self._starts, self._threads)
         return np.asarray(values.cpu().numpy())
+
+    def one_thread_each(self) -> AbstractContextManager[None]:
+        """See `Objective.one_thread_each`."""
+        return self._threads.one_each()
 
     def _at(self, look: SingleLook, base: list[int], pool: np.ndarray, below: float) -> Addition:
         """Look at one base, with all threads."""

@@ -3,6 +3,7 @@
 import logging
 import warnings
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Literal
 
 import numpy as np
@@ -286,6 +287,10 @@ class Objective:
             The best candidate; between equals, the one with the lowest index.
         """
         return self._additions.best(base, pool, below=below)
+
+    def one_thread_each(self) -> AbstractContextManager[None]:
+        """Return a context in which torch uses one thread in each of the search's own."""
+        return self._additions.one_thread_each()
 
     def likely_addition(
         self, base: list[int], pool: np.ndarray, *, below: float = np.inf

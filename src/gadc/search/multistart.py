@@ -111,6 +111,20 @@ def search(
         only = Exchanged(everything, objective.value(everything), True, Counts())
         return _result(objective, only, candidates, "all", {"all": only.value})
 
+    with objective.one_thread_each():
+        return _search(objective, n_selected, start, candidates, max_swaps, patience, proof, seed)
+
+
+def _search(
+    objective: Objective,
+    n_selected: int,
+    start: Start,
+    candidates: Candidates,
+    max_swaps: int | None,
+    patience: int,
+    proof: bool,
+    seed: int,
+) -> SearchResult:
     counts = Counts()
     starts: dict[str, list[int]] = {}
     if start in ("medoids", "best"):
