@@ -17,7 +17,7 @@ from gadc.objective import confidence_losses
 from gadc.objective.total import DEFAULT_MEAN_WEIGHT, DEFAULT_STD_WEIGHT, Units
 from gadc.objective.transport import DEFAULT_CAPACITY, DEFAULT_RELATIVE_EPSILON
 from gadc.objective.weights import as_weights
-from gadc.per_class.selection import ClassSettings, ClassTask, select_class
+from gadc.per_class.selection import ClassSettings, ClassTask, Partition, select_class
 from gadc.runtime import pick_device
 from gadc.search import Nested, Start
 from gadc.search.multistart import DEFAULT_PATIENCE
@@ -38,6 +38,8 @@ class GeometryAwareSelector(BaseEstimator):
         nested: Sizes of smaller subsets of each class, ascending, or `halves`; the first of a
             class's selected rows are then good subsets of these sizes. See
             `gadc.search.nested.search_nested`.
+        partition: Which classes are searched in cells, without a cost matrix: those of more than
+            20,000 rows (`auto`), all (`always`) or none (`never`).
         random_state: For those attempts: an integer, a `RandomState`, or None for another result
             each time.
         capacity: See `gadc.Objective`; so are all weights and `units`.
@@ -76,6 +78,7 @@ class GeometryAwareSelector(BaseEstimator):
         max_swaps: int | None = None,
         patience: int = DEFAULT_PATIENCE,
         nested: Nested | None = None,
+        partition: Partition = "auto",
         random_state: int | np.random.RandomState | None = 0,
         capacity: float = DEFAULT_CAPACITY,
         epsilon: float = DEFAULT_RELATIVE_EPSILON,
@@ -91,6 +94,7 @@ class GeometryAwareSelector(BaseEstimator):
         self.max_swaps = max_swaps
         self.patience = patience
         self.nested = nested
+        self.partition = partition
         self.random_state = random_state
         self.capacity = capacity
         self.epsilon = epsilon
@@ -209,6 +213,7 @@ class GeometryAwareSelector(BaseEstimator):
             max_swaps=self.max_swaps,
             patience=self.patience,
             nested=self.nested,
+            partition=self.partition,
             seed=_seed(self.random_state),
             capacity=self.capacity,
             epsilon=self.epsilon,

@@ -46,6 +46,14 @@ class Start(StrEnum):
     MEDOIDS = "medoids"
 
 
+class Partition(StrEnum):
+    """Which classes are searched in cells."""
+
+    AUTO = "auto"
+    ALWAYS = "always"
+    NEVER = "never"
+
+
 class Units(StrEnum):
     """Units of epsilon and of the confidence weight."""
 
@@ -178,6 +186,14 @@ Patience = Annotated[
         metavar="N",
         help="Attempts in a row to find a better subset that may fail before the search of a "
         "class ends; 0: the first subset that no exchange improves.",
+        rich_help_panel=SEARCH,
+    ),
+]
+PartitionOption = Annotated[
+    Partition,
+    typer.Option(
+        help="Search classes in cells of neighbours, without a matrix of all distances: those of "
+        "more than 20,000 images (auto), all or none.",
         rich_help_panel=SEARCH,
     ),
 ]
