@@ -1,5 +1,7 @@
 """The search in cells, against the search of the whole and the exact transport."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -32,6 +34,13 @@ def terms_of(whole: Whole, capacity: float = 1.05) -> Terms:
     return Terms(capacity, 0.025 * whole.scale, 1.0, 1.0, 0.0)
 
 
+@functools.cache
+def searched_as_a_whole() -> tuple[Objective, float]:
+    """Return the objective of 900 images, and its value for the 15 that the whole search finds."""
+    objective = Objective(blobs(900))
+    return objective, search(objective, 15, patience=0).objective
+
+
 # The objective.
 
 
@@ -39,11 +48,10 @@ def terms_of(whole: Whole, capacity: float = 1.05) -> Terms:
 def test_search_in_cells_is_within_three_per_cent_of_the_search_of_the_whole(
     n_per_cell: int,
 ) -> None:
-    features = blobs(900)
-    objective = Objective(features)
-    found = search_partitioned(features, 15, n_per_cell=n_per_cell)
+    objective, whole = searched_as_a_whole()
+    found = search_partitioned(blobs(900), 15, n_per_cell=n_per_cell)
     assert found.n_cells >= 900 // (1.6 * n_per_cell)
-    ratio = objective.value(found.result.order) / search(objective, 15, patience=0).objective
+    ratio = objective.value(found.result.order) / whole
     print(f"{n_per_cell} in a cell: {ratio:.4f}")  # noqa: T201
     assert ratio <= 1.03
 
@@ -290,6 +298,7 @@ def test_single_image_and_images_all_alike() -> None:
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
+        ({"features": np.full((40, 3), 1e30) * np.arange(40)[:, None]}, "features_too_large"),
         ({"features": np.zeros((0, 3))}, "features_shape"),
         ({"features": np.zeros(3)}, "features_shape"),
         ({"features": np.array([[0.0], [np.nan]])}, "features_not_finite"),
@@ -311,6 +320,21 @@ def test_bad_input_is_refused(arguments: dict[str, object], code: str) -> None:
     with pytest.raises(InputError) as raised:
         search_partitioned(**({"features": blobs(40), "n_selected": 4} | arguments))
     assert raised.value.code == code
+
+
+@pytest.mark.parametrize("outlier", [1e4, 1e8])
+@pytest.mark.parametrize("capacity", [1.0, 1.05])
+def test_one_outlier_does_no_harm_to_the_others(outlier: float, capacity: float) -> None:
+    features = blobs(300)
+    features[17] = outlier
+    settings = {"capacity": capacity, "mean_weight": 0.0, "std_weight": 0.0}
+    found = search_partitioned(features, 8, n_per_cell=60, **settings).result
+    assert np.isfinite(found.objective)
+    others = found.order[found.order != 17]
+    near = np.delete(features, 17, axis=0)
+    covered = ((near[:, None] - features[others]) ** 2).sum(2).min(1).mean()
+    typical = ((near[:, None] - near[None, :8]) ** 2).sum(2).min(1).mean()
+    assert covered < typical
 
 
 def test_a_row_that_is_not_finite_is_named() -> None:

@@ -4,7 +4,7 @@ Features stay where they are, on disk as a rule. Everything that a search needs 
 once (moments, the typical cost) is gathered in a few passes over blocks of rows.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from gadc.errors import InputError
-from gadc.objective.cost import cost_scale, squared_distances
+from gadc.objective.cost import centre_of, cost_scale, squared_distances
 from gadc.objective.weights import as_weights
 from gadc.runtime import generator
 
@@ -21,7 +21,7 @@ from gadc.runtime import generator
 BLOCK_ROWS = 4096
 RELEASED_ROWS = 4096
 # The median cost is that of so many rows among each other: exact up to here, else within about 1 %.
-SCALE_ROWS = 4096
+SAMPLE_ROWS = 4096
 
 
 class Rows(Protocol):
@@ -75,7 +75,7 @@ class Whole:
         scale: The median cost.
 
     Raises:
-        InputError: Bad shapes, non-finite numbers, or bad weights.
+        InputError: Bad shapes, numbers not finite or too large, or bad weights.
     """
 
     def __init__(
@@ -97,12 +97,22 @@ class Whole:
         if weights is not None:
             self.shares = as_weights(weights, n, "target_weights").numpy()
         self._centre = np.zeros(features.shape[1], dtype=np.float32)
-        mean = self._moment(0.0, 1)
-        self._centre = mean.astype(np.float32)
-        self.mean = mean - self._centre.astype(np.float64)
+        sample = np.arange(n)
+        if n > SAMPLE_ROWS:
+            sample = np.sort(generator(seed, "sample").choice(n, SAMPLE_ROWS, replace=False))
+        values = self._finite(sample)
+        self._centre = centre_of(values).float().numpy()
+        self.mean = self._moment(0.0, 1)
         unbiased = float((self.shares * (1.0 - self.shares)).sum())
-        self.std = np.sqrt(self._moment(self.mean, 2) / unbiased) if n > 1 else np.zeros_like(mean)
-        self.scale = self._median_cost(seed)
+        squares = self._moment(self.mean, 2)
+        self.std = np.sqrt(squares / unbiased) if n > 1 else np.zeros_like(squares)
+        self.scale = self._median_cost(sample)
+        if not (np.isfinite(self.scale) and np.isfinite(squares).all()):
+            raise InputError(
+                "features_too_large",
+                "squared distances overflow float32; scale the features down (their largest "
+                f"magnitude in a sample is {float(values.abs().max()):.3g})",
+            )
 
     @property
     def n_images(self) -> int:
@@ -118,32 +128,28 @@ class Whole:
             self._release()
         return torch.from_numpy(found - self._centre)
 
-    def blocks(self) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
-        """Yield all rows, block by block: their numbers, and them."""
-        for start in range(0, self.n_images, BLOCK_ROWS):
-            rows = np.arange(start, min(start + BLOCK_ROWS, self.n_images))
-            yield rows, self.read(rows)
+    def _finite(self, rows: np.ndarray) -> torch.Tensor:
+        values = self.read(rows)
+        finite = torch.isfinite(values).all(1)
+        if not bool(finite.all()):
+            bad = rows[~finite.numpy()][:10].tolist()
+            raise InputError(
+                "features_not_finite",
+                f"features hold NaN or infinity in rows {bad} (first ten shown); "
+                "remove these images or extract their features again",
+            )
+        return values
 
     def _moment(self, about: np.ndarray | float, power: int) -> np.ndarray:
         """Return the weighted mean of a power of the numbers about something, float64 [d]."""
         total = np.zeros(self._features.shape[1])
-        for rows, values in self.blocks():
-            finite = torch.isfinite(values).all(1)
-            if not bool(finite.all()):
-                bad = rows[~finite.numpy()][:10].tolist()
-                raise InputError(
-                    "features_not_finite",
-                    f"features hold NaN or infinity in rows {bad} (first ten shown); "
-                    "remove these images or extract their features again",
-                )
-            total += self.shares[rows] @ (values.double().numpy() - about) ** power
+        for start in range(0, self.n_images, BLOCK_ROWS):
+            rows = np.arange(start, min(start + BLOCK_ROWS, self.n_images))
+            values = self._finite(rows).double().numpy()
+            total += self.shares[rows] @ (values - about) ** power
         return total
 
-    def _median_cost(self, seed: int) -> float:
-        n = self.n_images
-        rows = np.arange(n)
-        if n > SCALE_ROWS:
-            rows = np.sort(generator(seed, "scale").choice(n, SCALE_ROWS, replace=False))
+    def _median_cost(self, rows: np.ndarray) -> float:
         values = self.read(rows)
         cost = squared_distances(values, values)
         cost.fill_diagonal_(0.0)
