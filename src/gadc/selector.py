@@ -17,7 +17,7 @@ from gadc.objective import confidence_losses
 from gadc.objective.total import DEFAULT_MEAN_WEIGHT, DEFAULT_STD_WEIGHT, Units
 from gadc.objective.transport import DEFAULT_CAPACITY, DEFAULT_RELATIVE_EPSILON
 from gadc.objective.weights import as_weights
-from gadc.per_class.selection import ClassSettings, ClassTask, select_class
+from gadc.per_class.selection import ClassSettings, ClassTask, Partition, select_class
 from gadc.runtime import pick_device
 from gadc.search import Nested, Start
 from gadc.search.multistart import DEFAULT_PATIENCE
@@ -39,6 +39,8 @@ class GeometryAwareSelector(BaseEstimator):
         nested: Sizes of smaller subsets of each class, ascending, or `halves`; the first of a
             class's selected rows are then good subsets of these sizes. See
             `gadc.search.nested.search_nested`.
+        partition: Which classes are searched in cells, without a cost matrix: those of more than
+            20,000 rows (`auto`), all (`always`) or none (`never`).
         random_state: For those attempts: an integer, a `RandomState`, or None for another result
             each time.
         capacity: See `gadc.Objective`; so are all weights and `units`.
@@ -78,6 +80,7 @@ class GeometryAwareSelector(BaseEstimator):
         patience: int = DEFAULT_PATIENCE,
         proof: bool = True,
         nested: Nested | None = None,
+        partition: Partition = "auto",
         random_state: int | np.random.RandomState | None = 0,
         capacity: float = DEFAULT_CAPACITY,
         epsilon: float = DEFAULT_RELATIVE_EPSILON,
@@ -94,6 +97,7 @@ class GeometryAwareSelector(BaseEstimator):
         self.patience = patience
         self.proof = proof
         self.nested = nested
+        self.partition = partition
         self.random_state = random_state
         self.capacity = capacity
         self.epsilon = epsilon
@@ -213,6 +217,7 @@ class GeometryAwareSelector(BaseEstimator):
             patience=self.patience,
             proof=self.proof,
             nested=self.nested,
+            partition=self.partition,
             seed=_seed(self.random_state),
             capacity=self.capacity,
             epsilon=self.epsilon,

@@ -95,6 +95,8 @@ def as_text(found: dict[str, Any]) -> str:
 def _extrapolation(found: dict[str, Any]) -> str:
     if found["measured"]["everything"]:
         return "nothing of the selection"
+    if found["model"] is None:
+        return "a search in cells takes a time in proportion to the images"
     return (
         "a class takes a time in proportion to (selected x images x images to match) to the power "
         f"{found['model']['exponent']:.2f}"

@@ -28,6 +28,9 @@ LEGEND = (
     "distance; lower is better. gap: the transport part is at most so far above its exact value.\n"
     "swap-optimal: exchanging any one image for another would not improve the objective."
 )
+PARTITION_LEGEND = (
+    "in cells: a class too large to compare all pairs; exchanges were tried in each part of it."
+)
 NESTED_LEGEND = (
     "nested: each smaller subset stays as it is in the larger ones; swap-optimal then speaks of\n"
     "the images that a size adds."
@@ -71,6 +74,7 @@ def request_of(
     max_swaps: selecting.MaxSwaps = None,
     patience: selecting.Patience = 4,
     proof: selecting.Proof = True,
+    partition: selecting.PartitionOption = selecting.Partition.AUTO,
     seed: selecting.Seed = 0,
     engine: options.EngineOption = options.Engine.LOCAL,
     address: options.Address = None,
@@ -125,6 +129,7 @@ def request_of(
         patience=patience,
         proof=proof,
         nested=_nested(nested, nested_sizes),
+        partition=partition.value,
     )
     from gadc.runs.selection import Request
 
@@ -245,7 +250,7 @@ def _class_table(classes: list[dict[str, Any]]) -> str:
             transport = entry["terms"]["transport"]
             gap = entry["transport_gap"] / transport if transport > 0 else 0.0
             scaled = f"{entry['objective'] / entry['scale']:.4f}"
-            row += [scaled, f"{gap:.1%}", "yes" if entry["is_swap_optimal"] else "no"]
+            row += [scaled, f"{gap:.1%}", _swap_optimal(entry)]
         else:
             row += ["", "", ""]
         rows.append(row)
@@ -253,7 +258,14 @@ def _class_table(classes: list[dict[str, Any]]) -> str:
     left = len(classes) - len(rows)
     more = [f"... and {left:,} more classes, all in run.json"] if left else []
     legend = [LEGEND, *([NESTED_LEGEND] if any(entry["nested"] for entry in classes) else [])]
+    legend += [PARTITION_LEGEND] if any(e["start"] == "partition" for e in classes) else []
     return "\n".join([table(rows, headers=headers), *more, *legend])
+
+
+def _swap_optimal(entry: dict[str, Any]) -> str:
+    if entry["start"] == "partition":
+        return "in cells"
+    return "yes" if entry["is_swap_optimal"] else "no"
 
 
 def _nested_sizes(classes: list[dict[str, Any]]) -> list[list[str]]:

@@ -46,6 +46,14 @@ class Start(StrEnum):
     MEDOIDS = "medoids"
 
 
+class Partition(StrEnum):
+    """Which classes are searched in cells."""
+
+    AUTO = "auto"
+    ALWAYS = "always"
+    NEVER = "never"
+
+
 class Units(StrEnum):
     """Units of epsilon and of the confidence weight."""
 
@@ -188,6 +196,14 @@ Proof = Annotated[
         metavar="",
         help="Rule out or solve every exchange at the end of a class. That is most of the work in "
         "large classes; without it the subset is about as good, and not known to be swap-optimal.",
+        rich_help_panel=SEARCH,
+    ),
+]
+PartitionOption = Annotated[
+    Partition,
+    typer.Option(
+        help="Search classes in cells of neighbours, without a matrix of all distances: those of "
+        "more than 20,000 images (auto), all or none.",
         rich_help_panel=SEARCH,
     ),
 ]

@@ -61,6 +61,33 @@ class ShardedRows:
             release_pages(part.values)
 
 
+class SelectedRows:
+    """Some rows of features, in some order, that stay where they are until they are asked for.
+
+    Args:
+        features: [n, d].
+        rows: Numbers of the rows [s].
+    """
+
+    dtype = np.dtype(np.float32)
+    ndim = 2
+
+    def __init__(self, features: "FeatureRows", rows: NDArray[np.int64]) -> None:
+        self._features, self._rows = features, rows
+        self.shape = (len(rows), int(features.shape[1]))
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice | NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return rows [b, d]: a slice, or the numbers of rows from 0, in any order."""
+        return np.asarray(self._features[self._rows[rows]], dtype=np.float32)
+
+    def release(self) -> None:
+        """Give back the memory of the pages that were read."""
+        release_rows(self._features)
+
+
 FeatureRows = NDArray[np.float32] | ShardedRows
 """Rows of features or probabilities: one array, perhaps a memory map, or several files."""
 

@@ -8,7 +8,7 @@ from gadc.errors import InputError
 from gadc.job.budget import Allocate, Shortfall
 from gadc.objective.total import DEFAULT_MEAN_WEIGHT, DEFAULT_STD_WEIGHT, Units
 from gadc.objective.transport import DEFAULT_CAPACITY, DEFAULT_RELATIVE_EPSILON
-from gadc.per_class.selection import ClassSettings
+from gadc.per_class.selection import ClassSettings, Partition
 from gadc.search import Nested, Start
 from gadc.search.multistart import DEFAULT_PATIENCE
 from gadc.search.nested import check_nested
@@ -39,6 +39,9 @@ class CondenseConfig(BaseModel):
             halved again and again, down to 10 at least. The order of selection then begins with
             them: its first images are a good smaller subset. Sizes that a class does not reach
             are left out.
+        partition: Which classes are searched in cells, without a cost matrix: those of more than
+            20,000 images (`auto`), all (`always`) or none (`never`); see
+            `gadc.per_class.selection.is_partitioned`.
         capacity: See `gadc.Objective`; so are all weights and `units`.
         epsilon: See there.
         mean_weight: See there.
@@ -70,6 +73,7 @@ class CondenseConfig(BaseModel):
     patience: int = Field(default=DEFAULT_PATIENCE, ge=0)
     proof: bool = True
     nested: Nested | None = None
+    partition: Partition = "auto"
     capacity: float = Field(default=DEFAULT_CAPACITY, ge=1.0)
     epsilon: float = Field(default=DEFAULT_RELATIVE_EPSILON, gt=0.0)
     mean_weight: float = Field(default=DEFAULT_MEAN_WEIGHT, ge=0.0)
@@ -107,6 +111,8 @@ class CondenseConfig(BaseModel):
         if self.allocation is not None and self.clusters is not None:
             raise ValueError("clusters have no names before they are found; leave out allocation")
         check_nested(self.nested, self.per_class)
+        if self.partition == "always" and self.nested is not None:
+            raise ValueError("a search in cells can't nest subsets; leave out partition or nested")
         return self
 
     @property

@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from gadc.errors import InputError
 from gadc.features.checks import as_float_matrix, as_probabilities
 from gadc.features.probe import out_of_fold_confidence_loss
-from gadc.features.rows import release_rows
+from gadc.features.rows import SelectedRows, release_rows
 from gadc.features.store import FeatureSet
 from gadc.job.budget import Allocation, allocate_budget
 from gadc.job.config import CondenseConfig
 from gadc.job.division import Division, Eligibility, divide, find_eligible, shown
 from gadc.job.duplicates import row_digests
 from gadc.objective import confidence_losses
-from gadc.per_class.selection import ClassTask, single_thread
+from gadc.per_class.selection import ClassTask, is_partitioned, single_thread
 from gadc.search.nested import check_nested
 
 logger = logging.getLogger(__name__)
@@ -76,11 +76,14 @@ class Job:
         n_selected = int(self.allocation.counts[label])
         if n_selected == 0:
             rows = rows[:0]
+        settings = self.config.class_settings
         task = ClassTask(
             name=name,
-            features=np.asarray(features.features[rows], dtype=np.float32),
+            features=SelectedRows(features.features, rows)
+            if is_partitioned(settings, len(rows), has_target=self.target is not None)
+            else np.asarray(features.features[rows], dtype=np.float32),
             n_selected=n_selected,
-            settings=self.config.class_settings,
+            settings=settings,
             target=None if n_selected == 0 else self._target_features(name),
             confidence_loss=self._losses(label, rows),
             keep=tuple(np.flatnonzero(self.eligibility.is_kept[rows]).tolist()),

@@ -94,24 +94,15 @@ class Objective:
         units: Units = "relative",
         device: str | torch.device = "cpu",
     ) -> None:
-        check_capacity(capacity)
-        check_epsilon(epsilon)
-        weights = {"mean_weight": mean_weight, "std_weight": std_weight}
-        if confidence_weight is None:
-            confidence_weight = 0.0 if confidence_loss is None else DEFAULT_CONFIDENCE_WEIGHT
-        weights["confidence_weight"] = confidence_weight
-        for name, weight in weights.items():
-            if not (np.isfinite(weight) and weight >= 0.0):
-                raise InputError("weight_range", f"{name}={weight} must be finite and >= 0")
-        if units not in ("relative", "absolute"):
-            raise InputError("units", f"units={units!r}; use 'relative' or 'absolute'")
-        if confidence_weight > 0.0 and confidence_loss is None:
-            raise InputError(
-                "confidence_missing",
-                f"confidence_weight={confidence_weight} needs confidence losses (class "
-                "probabilities); give them, or set the weight to 0",
-            )
-
+        confidence_weight = check_settings(
+            capacity=capacity,
+            epsilon=epsilon,
+            mean_weight=mean_weight,
+            std_weight=std_weight,
+            confidence_weight=confidence_weight,
+            units=units,
+            has_losses=confidence_loss is not None,
+        )
         images = as_features(features).to(device)
         goal = images if target is None else as_features(target, "target").to(device)
         if goal.shape[1] != images.shape[1]:
@@ -131,8 +122,8 @@ class Objective:
             raise InputError(
                 "class_too_large",
                 f"{len(images)} x {len(goal)} costs need {needed_bytes / 2**30:.1f} GiB, more "
-                f"than {MAX_COST_BYTES >> 30} GiB; split the images into classes or clusters "
-                "(--clusters K)",
+                f"than {MAX_COST_BYTES >> 30} GiB; search them in cells (--partition auto, "
+                "search_partitioned), or split them into classes or clusters (--clusters K)",
             )
         # Costs and gaps do not change when everything is shifted; float32 is happier centred.
         centre = centre_of(goal)
@@ -154,7 +145,9 @@ class Objective:
         )
         self._cap_costs()
         self._moments = Moments(self._features, centred_goal, self.target_weights)
-        self.confidence_loss = self._checked_losses(confidence_loss)
+        n = len(images)
+        losses = np.zeros(n) if confidence_loss is None else checked_losses(confidence_loss, n)
+        self.confidence_loss = torch.from_numpy(losses).to(device)
         unit = self.scale if units == "relative" else 1.0
         self.mean_weight, self.std_weight = float(mean_weight), float(std_weight)
         self.confidence_weight = float(confidence_weight) * unit
@@ -182,19 +175,6 @@ class Objective:
                 cap,
             )
             self.cost.clamp_(max=cap)
-
-    def _checked_losses(self, confidence_loss: Array | None) -> torch.Tensor:
-        n = len(self._features)
-        if confidence_loss is None:
-            return torch.zeros(n, dtype=torch.float64, device=self.cost.device)
-        losses = torch.as_tensor(confidence_loss).detach().to(self.cost.device, torch.float64)
-        if losses.shape != (n,) or not bool(torch.isfinite(losses).all()):
-            raise InputError(
-                "confidence_shape",
-                f"confidence_loss must be {n} finite numbers, one per image; got shape "
-                f"{list(losses.shape)}",
-            )
-        return losses
 
     def distances(self, index: int) -> np.ndarray:
         """Return the squared distances of all images to one of them, float32 [n_images]."""
@@ -387,3 +367,57 @@ class Objective:
         if bool((ordered[..., 1:] == ordered[..., :-1]).any()):
             raise InputError("index_repeated", "a subset names an image twice; name each once")
         return sets
+
+
+def check_settings(
+    *,
+    capacity: float,
+    epsilon: float,
+    mean_weight: float,
+    std_weight: float,
+    confidence_weight: float | None,
+    units: str,
+    has_losses: bool,
+) -> float:
+    """Refuse settings that can't be used; return the confidence weight, or its default.
+
+    Raises:
+        InputError: See `Objective`.
+    """
+    check_capacity(capacity)
+    check_epsilon(epsilon)
+    if confidence_weight is None:
+        confidence_weight = DEFAULT_CONFIDENCE_WEIGHT if has_losses else 0.0
+    weights = {
+        "mean_weight": mean_weight,
+        "std_weight": std_weight,
+        "confidence_weight": confidence_weight,
+    }
+    for name, weight in weights.items():
+        if not (np.isfinite(weight) and weight >= 0.0):
+            raise InputError("weight_range", f"{name}={weight} must be finite and >= 0")
+    if units not in ("relative", "absolute"):
+        raise InputError("units", f"units={units!r}; use 'relative' or 'absolute'")
+    if confidence_weight > 0.0 and not has_losses:
+        raise InputError(
+            "confidence_missing",
+            f"confidence_weight={confidence_weight} needs confidence losses (class "
+            "probabilities); give them, or set the weight to 0",
+        )
+    return confidence_weight
+
+
+def checked_losses(confidence_loss: Array, n_images: int) -> np.ndarray:
+    """Return confidence losses as float64 [n].
+
+    Raises:
+        InputError: `confidence_shape`.
+    """
+    losses = torch.as_tensor(confidence_loss).detach().to("cpu", torch.float64)
+    if losses.shape != (n_images,) or not bool(torch.isfinite(losses).all()):
+        raise InputError(
+            "confidence_shape",
+            f"confidence_loss must be {n_images} finite numbers, one per image; got shape "
+            f"{list(losses.shape)}",
+        )
+    return np.asarray(losses.numpy())

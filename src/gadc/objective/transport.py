@@ -190,7 +190,8 @@ class Solution:
 class Problem:
     """The settings that problems share; `costs` are float64 [b, m, n] throughout.
 
-    `column_weights` [n] sum to one; None: 1/n each.
+    `column_weights` [n] sum to one; None: 1/n each. `slack_costs` [n] are what a column pays for
+    what it keeps; None: nothing. A constant would change nothing.
     """
 
     capacity: float
@@ -198,6 +199,7 @@ class Problem:
     tol: float = DEFAULT_TOL
     max_iter: int = DEFAULT_MAX_ITER
     column_weights: torch.Tensor | None = field(default=None, compare=False)
+    slack_costs: torch.Tensor | None = field(default=None, compare=False)
 
     @property
     def has_slack(self) -> bool:
@@ -218,10 +220,13 @@ class Problem:
         return self.capacity * self.column_weights.to(device)
 
     def with_slack(self, costs: torch.Tensor) -> torch.Tensor:
-        """Return the costs with the slack's row of zeros below: [b, r, n]."""
+        """Return the costs with the slack's row, zeros as a rule, below: [b, r, n]."""
         if not self.has_slack:
             return costs
-        return torch.cat([costs, costs.new_zeros(len(costs), 1, costs.shape[2])], 1)
+        slack = costs.new_zeros(len(costs), 1, costs.shape[2])
+        if self.slack_costs is not None:
+            slack += self.slack_costs.to(costs.device)
+        return torch.cat([costs, slack], 1)
 
     def solve_from(self, costs: torch.Tensor, start: torch.Tensor) -> Solution:
         """Solve one problem [1, m, n] from potentials [1, r] near the answer; else from cold."""

@@ -1,9 +1,9 @@
 """Many classes at once on a cluster, each in one task."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from gadc.cluster.tasks import Cluster, Task
-from gadc.per_class.selection import ClassTask
+from gadc.per_class.selection import ClassTask, is_partitioned
 from gadc.per_class.workers import Done, select_named
 
 
@@ -12,7 +12,8 @@ def select_classes_on(
 ) -> None:
     """Select from every class as `select_classes` does, with the same numbers.
 
-    The features of a class travel with its task: only this process needs their files.
+    The features of a class travel with its task: only this process needs their files. Classes that
+    are searched in cells are too large for that, and are searched here.
 
     Args:
         cluster: Where.
@@ -23,5 +24,14 @@ def select_classes_on(
     Raises:
         GadcError: The error of a class, with its name, or of the cluster; see `Cluster.run`.
     """
-    named = (Task(label, f"class {task.name!r}", task) for label, task in tasks)
-    cluster.run(select_named, named, done, device=device)
+
+    def shipped() -> Iterator[Task[int, ClassTask]]:
+        for label, task in tasks:
+            if is_partitioned(
+                task.settings, len(task.features), has_target=task.target is not None
+            ):
+                done(label, select_named(task))
+            else:
+                yield Task(label, f"class {task.name!r}", task)
+
+    cluster.run(select_named, shipped(), done, device=device)

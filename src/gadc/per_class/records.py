@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gadc.per_class.selection import ClassSelection, ClassTask
+from gadc.per_class.selection import ClassSelection, ClassTask, LazyRows
 from gadc.storage import canonical_json, digest, write_json
 
 logger = logging.getLogger(__name__)
@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 RECORD_VERSION = 1
 KEY_CHARACTERS = 16
 CORRUPT_SUFFIX = ".corrupt"
+ROWS_AT_A_TIME = 4096
 
 
 def record_key(task: ClassTask, ids: Sequence[str], version: str) -> str:
@@ -49,11 +50,17 @@ def record_key(task: ClassTask, ids: Sequence[str], version: str) -> str:
     )
 
 
-def _array_sha256(array: NDArray[np.floating] | None) -> str | None:
+def _array_sha256(array: NDArray[np.floating] | LazyRows | None) -> str | None:
     if array is None:
         return None
-    sha256 = hashlib.sha256(canonical_json([array.dtype.str, array.shape]).encode())
-    sha256.update(np.ascontiguousarray(array).data)
+    dtype = array.dtype if isinstance(array, np.ndarray) else np.dtype(np.float32)
+    sha256 = hashlib.sha256(canonical_json([dtype.str, array.shape]).encode())
+    if isinstance(array, np.ndarray):
+        sha256.update(np.ascontiguousarray(array).data)
+        return sha256.hexdigest()
+    for start in range(0, len(array), ROWS_AT_A_TIME):
+        sha256.update(np.ascontiguousarray(array[start : start + ROWS_AT_A_TIME]).data)
+        array.release()
     return sha256.hexdigest()
 
 

@@ -18,7 +18,13 @@ from concurrent.futures.process import BrokenProcessPool
 import torch
 
 from gadc.errors import GadcError, RunError
-from gadc.per_class.selection import ClassSelection, ClassTask, select_class, single_thread
+from gadc.per_class.selection import (
+    ClassSelection,
+    ClassTask,
+    is_partitioned,
+    select_class,
+    single_thread,
+)
 
 Done = Callable[[int, ClassSelection], None]
 
@@ -32,9 +38,9 @@ def select_classes(
 ) -> None:
     """Select from every class, and report each when it is finished, in any order.
 
-    The numbers don't depend on `n_workers`. If one class fails, or the run is interrupted, those
-    that are under way are finished and reported first. Workers end with this process, however it
-    ends.
+    Classes that are searched in cells are searched in this process. The numbers don't depend on
+    `n_workers`. If one class fails, or the run is interrupted, those that are under way are
+    finished and reported first. Workers end with this process, however it ends.
 
     Args:
         tasks: Numbered classes, made one by one as they are needed.
@@ -92,6 +98,11 @@ def _feed(
     while True:
         while len(running) < n_waiting and (following := next(tasks, None)) is not None:
             label, task = following
+            if is_partitioned(
+                task.settings, len(task.features), has_target=task.target is not None
+            ):
+                done(label, select_named(task))  # has threads of its own, and no copy of features
+                continue
             running[pool.submit(select_named, task)] = label
         if not running:
             return

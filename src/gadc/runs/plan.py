@@ -8,6 +8,7 @@ from typing import Any
 
 from gadc.cluster.connection import check_engine
 from gadc.errors import InputError, RunError
+from gadc.runs.cells_trial import CellsPlan
 from gadc.runs.cost_model import TimeModel, fit_time_model, makespan
 from gadc.runs.planned_data import PlannedData, planned_pool, planned_target
 from gadc.runs.prepared_part import PreparedPart, prepare_part
@@ -18,6 +19,7 @@ DEFAULT_SECONDS = 20.0
 ROW_BYTES = 400
 """Ids, digests and sets of a row in the memory of the process that divides the work; measured on
 1.3 million rows."""
+NOTHING_TRIED = SelectionTrial([], 0.0, 0, 0)
 CLASS_DISK_BYTES = 3000
 SELECTED_DISK_BYTES = 600
 """A class's record, and an image's line in `subset.parquet`, `paths.txt` and `run.json`; about."""
@@ -64,22 +66,28 @@ def plan_selection(request: Request, *, seconds: float = DEFAULT_SECONDS) -> dic
     part = prepare_part(request, pool, target)
     disk = _disk(request.out, data, part)
     n_workers = workers_of(request, pool.n_images) or 1
-    first, *others = part.tried_labels()
+    cells = CellsPlan(request.config, part, has_target=target is not None)
+    first, *others = cells.whole or cells.in_cells
     largest, feed_row_seconds = part.timed_task(first)
-    trial = try_selection(
-        largest, (part.task(label) for label in others), n_workers=n_workers, seconds=seconds
-    )
-    model = fit_time_model(trial.measured)
+    cells.measure(n_workers)
+    trial, model = NOTHING_TRIED, None
+    if cells.whole:
+        trial = try_selection(
+            largest, (part.task(label) for label in others), n_workers=n_workers, seconds=seconds
+        )
+        model = fit_time_model(trial.measured)
     times = {
         "load_seconds": sum(each.load_seconds for each in data),
         "features_seconds": sum(each.trial.seconds for each in data if each.trial is not None),
         "prepare_seconds": part.prepare_seconds,
         "select_seconds": _selection_seconds(
-            part, model, trial, n_workers, feed_row_seconds * pool.n_images
+            cells, model, trial, n_workers, feed_row_seconds * pool.n_images
         ),
     }
     driver_bytes = peak_bytes() if part.is_whole else loaded_bytes + ROW_BYTES * pool.n_images
-    memory = _memory(trial, n_workers, driver_bytes, largest.features.nbytes)
+    driver_bytes += cells.needed_bytes(pool.n_images)
+    task_bytes = 4 * largest.features.shape[0] * largest.features.shape[1] if cells.whole else 0
+    memory = _memory(trial, n_workers, driver_bytes, task_bytes)
     n_whole = sum(entry.is_whole for entry in trial.measured)
     n_searched = sum(size.n_selected > 0 for size in part.sizes)
     return {
@@ -100,33 +108,47 @@ def plan_selection(request: Request, *, seconds: float = DEFAULT_SECONDS) -> dic
                     "seconds": entry.seconds,
                     "whole": entry.is_whole,
                 }
-                for entry in trial.measured
+                for entry in [*trial.measured, *cells.measured]
             ],
             "everything": n_whole == n_searched,
         },
-        "model": {
+        "model": None
+        if model is None
+        else {
             "class_seconds": "coefficient * (n_selected * n_images * n_target) ** exponent",
             "coefficient": model.coefficient,
             "exponent": model.exponent,
         },
-        "remarks": [*remarks, *part.remarks, *_remarks(pool, memory, n_whole, n_searched)],
+        "remarks": [
+            *remarks,
+            *part.remarks,
+            *cells.remarks,
+            *_remarks(pool, memory, trial, n_searched),
+        ],
         "plan_seconds": time.monotonic() - began,
     }
 
 
 def _selection_seconds(
-    part: PreparedPart, model: TimeModel, trial: SelectionTrial, n_workers: int, feed_seconds: float
+    cells: CellsPlan,
+    model: TimeModel | None,
+    trial: SelectionTrial,
+    n_workers: int,
+    feed_seconds: float,
 ) -> float:
     """Return the time from the first class to the last; one worker reads between searches."""
-    search = [model.seconds(size) for size in part.sizes]
+    search = [] if model is None else [model.seconds(size) for size in cells.sizes(in_cells=False)]
     if n_workers == 1:
-        return sum(search) + feed_seconds
-    return trial.start_seconds + max(makespan(search, n_workers), feed_seconds)
+        return sum(search) + cells.seconds + feed_seconds
+    return trial.start_seconds + cells.seconds + max(makespan(search, n_workers), feed_seconds)
 
 
-def _remarks(pool: PlannedData, memory: dict[str, Any], n_whole: int, n_searched: int) -> list[str]:
+def _remarks(
+    pool: PlannedData, memory: dict[str, Any], trial: SelectionTrial, n_searched: int
+) -> list[str]:
     remarks = []
-    if not n_whole:
+    n_whole = sum(entry.is_whole for entry in trial.measured)
+    if trial.measured and not n_whole:
         remarks.append(
             "a class takes longer than a plan should: times are extrapolated from halves of classes"
         )

@@ -62,3 +62,23 @@ class Candidates:
         outside = np.setdiff1d(np.arange(self.n_images), np.asarray(indices, dtype=np.int64))
         kept = [i for i in self.keep if i in set(indices)]
         return Candidates(self.n_images, keep=kept, exclude=outside.tolist())
+
+
+def check_size(candidates: Candidates, n_images: int, n_selected: int) -> None:
+    """Refuse candidates of other images, and subsets that can't be chosen among them.
+
+    Raises:
+        InputError: `candidates_length` or `n_selected_range`.
+    """
+    if candidates.n_images != n_images:
+        raise InputError(
+            "candidates_length",
+            f"candidates of {candidates.n_images} images, but the class has {n_images}",
+        )
+    least = max(1, len(candidates.keep))
+    if not least <= n_selected <= candidates.n_selectable:
+        raise InputError(
+            "n_selected_range",
+            f"n_selected={n_selected} must lie between {least} and {candidates.n_selectable}, the "
+            f"images that may be chosen of {n_images}",
+        )

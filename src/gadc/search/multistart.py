@@ -8,7 +8,7 @@ import numpy as np
 from gadc.errors import InputError
 from gadc.objective.total import Objective
 from gadc.runtime import generator
-from gadc.search.candidates import Candidates
+from gadc.search.candidates import Candidates, check_size
 from gadc.search.counts import Counts
 from gadc.search.descent import descend
 from gadc.search.greedy import grow
@@ -87,21 +87,10 @@ def search(
         InputError: `n_selected` is out of its bounds, or `start` is unknown.
     """
     candidates = candidates or Candidates(objective.n_images)
-    if candidates.n_images != objective.n_images:
-        raise InputError(
-            "candidates_length",
-            f"candidates of {candidates.n_images} images, but the class has {objective.n_images}",
-        )
+    check_size(candidates, objective.n_images, n_selected)
     if patience < 0 or (max_swaps is not None and max_swaps < 0):
         raise InputError(
             "search_limits", f"patience={patience} and max_swaps={max_swaps} must be >= 0"
-        )
-    least = max(1, len(candidates.keep))
-    if not least <= n_selected <= candidates.n_selectable:
-        raise InputError(
-            "n_selected_range",
-            f"n_selected={n_selected} must lie between {least} and {candidates.n_selectable}, the "
-            f"images that may be chosen of {objective.n_images}",
         )
     if start not in ("greedy", "medoids", "best"):
         raise InputError("unknown_start", f"start={start!r}; use 'greedy', 'medoids' or 'best'")

@@ -1,0 +1,276 @@
+"""The transport of a whole data set onto its chosen images, block by block.
+
+With the slack's potential at zero, the potentials f of the m chosen images maximise the concave
+
+    D(f) = mean(f) - epsilon kappa sum_j w_j log(1 + sum_i e^((f_i - C_ij)/epsilon))
+
+(without the 1 where kappa is 1), whose gradient is the error of the row masses. A sum over columns
+is a sum over blocks of neighbouring columns, and a block only sees the chosen images near it: the
+others would take next to nothing. A sweep over the blocks gives the gradient and the Hessian,
+sparse; a step of Newton's method is then a few products with it (conjugate gradients).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import sparse
+from scipy.sparse.linalg import cg
+
+from gadc.objective.cost import squared_distances
+from gadc.objective.threads import Threads
+from gadc.search.whole import BLOCK_ROWS, Terms, Whole
+
+# So many chosen images take part in a block at most, those with the lowest cost less potential at
+# one of a few columns of it.
+N_NEAR = 192
+N_PROBES = 32
+# For each column the chosen images that hold most of it are remembered.
+N_HOLDERS = 3
+# Summed error of the row masses at which potentials are found; rounding the plan repairs the rest.
+TOL = 1e-4
+MAX_STEPS = 30
+# Longest step, as the logarithm of a scaling; one that lowers D is shortened, down to the least.
+MAX_LOG_STEP = 4.0
+SHORTENING = 0.25
+LEAST_LOG_STEP = 1e-3
+# Relative rounding of D.
+VALUE_ROUNDING = 1e-9
+# Two images that share less of the columns than this don't meet in the Hessian, which only steers.
+LEAST_OVERLAP = 1e-3
+# Blocks whose parts of the Hessian are added at a time: as they are they take more memory.
+BLOCKS_AT_A_TIME = 128
+# Keeps a row that holds nothing solvable; row masses are about 1/m.
+RIDGE = 1e-6
+CG_TOL = 0.02
+CG_STEPS = 200
+
+
+@dataclass
+class Chosen:
+    """The chosen images, each in its place.
+
+    Attributes:
+        images: Their rows, int64 [m].
+        features: Theirs, centred, float32 [m, d].
+        potentials: f, float64 [m].
+    """
+
+    images: np.ndarray
+    features: torch.Tensor
+    potentials: np.ndarray
+
+    def copy(self) -> "Chosen":
+        """Return a copy of everything."""
+        return Chosen(self.images.copy(), self.features.clone(), self.potentials.copy())
+
+
+@dataclass(frozen=True)
+class Block:
+    """Neighbouring columns, and the chosen images that take part in them.
+
+    Attributes:
+        rows: The columns' images [c].
+        near: Places of chosen images, ascending [q].
+    """
+
+    rows: np.ndarray
+    near: np.ndarray
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One pass over all columns.
+
+    Attributes:
+        value: D(f) / epsilon.
+        masses: Of the rows [m].
+        costs: `sum_j C_ij pi_ij` of each row [m].
+        hessian: Of -D / epsilon by f / epsilon [m, m].
+        holders: For each image the chosen ones that hold most of it, as places [n, 3].
+        held: Their shares [n, 3].
+    """
+
+    value: float
+    masses: np.ndarray
+    costs: np.ndarray
+    hessian: sparse.csr_array
+    holders: np.ndarray
+    held: np.ndarray
+
+    @property
+    def missing(self) -> np.ndarray:
+        """What the rows lack [m]."""
+        return 1.0 / len(self.masses) - self.masses
+
+    @property
+    def error(self) -> float:
+        """Summed error of the row masses."""
+        return float(np.abs(self.missing).sum())
+
+
+class Landscape:
+    """The transport problem of a whole data set.
+
+    Args:
+        whole: The images.
+        cells: Their rows, cell by cell.
+        terms: The objective's settings.
+        threads: Where blocks are worked on.
+
+    Attributes:
+        near: Of each cell the chosen images that take part in it, as places, ascending.
+        blocks: The cells, and parts of those that are large.
+    """
+
+    def __init__(
+        self, whole: Whole, cells: list[np.ndarray], terms: Terms, threads: Threads
+    ) -> None:
+        self._whole, self._cells, self._terms, self._threads = whole, cells, terms, threads
+        self.near: list[np.ndarray] = []
+        self.blocks: list[Block] = []
+
+    def solve(self, chosen: Chosen) -> Sweep:
+        """Find the potentials of `chosen`, starting from those it has.
+
+        Source: Newton's method with inexact steps, Dembo, Eisenstat & Steihaug 1982.
+        """
+        self.near = self._threads.map(lambda rows: self._near(rows, chosen), self._cells)
+        self.blocks = [
+            Block(rows[start : start + BLOCK_ROWS], near)
+            for rows, near in zip(self._cells, self.near, strict=True)
+            for start in range(0, len(rows), BLOCK_ROWS)
+        ]
+        sweep = self._sweep(chosen)
+        for _ in range(MAX_STEPS):
+            if sweep.error <= TOL:
+                break
+            preconditioner = sparse.diags_array(1.0 / sweep.hessian.diagonal())
+            step, _ = cg(
+                sweep.hessian, sweep.missing, rtol=CG_TOL, maxiter=CG_STEPS, M=preconditioner
+            )
+            step = np.clip(step, -MAX_LOG_STEP, MAX_LOG_STEP)
+            before, least = chosen.potentials, sweep.value - VALUE_ROUNDING * abs(sweep.value)
+            while True:
+                chosen.potentials = before + self._terms.epsilon * step
+                sweep = self._sweep(chosen)
+                if sweep.value >= least or np.abs(step).max() <= LEAST_LOG_STEP:
+                    break
+                step *= SHORTENING
+        return sweep
+
+    def shares(
+        self, features: torch.Tensor, rows: np.ndarray, near: np.ndarray, chosen: Chosen
+    ) -> "Shares":
+        """Return how columns are shared.
+
+        Args:
+            features: The columns' images, as `Whole.read` returns them [c, d].
+            rows: Their numbers [c].
+            near: Places of chosen images [q].
+            chosen: The chosen images.
+        """
+        cost = squared_distances(chosen.features[torch.from_numpy(near)], features)
+        potentials = torch.from_numpy(chosen.potentials[near]).float()
+        logits = (potentials[:, None] - cost) / self._terms.epsilon
+        peak = logits.amax(0)
+        if self._terms.has_slack:
+            peak.clamp_(min=0.0)
+        share = logits.sub_(peak).exp_()
+        total = share.sum(0)
+        if self._terms.has_slack:
+            total += (-peak).exp_()
+        share /= total
+        masses = torch.from_numpy(self._terms.capacity * self._whole.shares[rows])
+        return Shares(cost, share, peak + total.log(), masses)
+
+    def _near(self, rows: np.ndarray, chosen: Chosen) -> np.ndarray:
+        m = len(chosen.images)
+        if m <= N_NEAR:
+            return np.arange(m)
+        n_probes = min(N_PROBES, len(rows))
+        probes = self._whole.read(rows[np.arange(n_probes) * len(rows) // n_probes])
+        reduced = squared_distances(chosen.features, probes).amin(1).numpy() - chosen.potentials
+        return np.sort(np.argpartition(reduced, N_NEAR)[:N_NEAR])
+
+    def _sweep(self, chosen: Chosen) -> Sweep:
+        n, m = self._whole.n_images, len(chosen.images)
+        masses, costs, log_sum = np.zeros(m), np.zeros(m), 0.0
+        holders = np.zeros((n, N_HOLDERS), dtype=np.int32)
+        held = np.zeros((n, N_HOLDERS), dtype=np.float32)
+        overlap = sparse.csr_array((m, m), dtype=np.float32)
+        for start in range(0, len(self.blocks), BLOCKS_AT_A_TIME):
+            blocks = self.blocks[start : start + BLOCKS_AT_A_TIME]
+            parts = self._threads.map(lambda block: self._part(block, chosen), blocks)
+            for block, part in zip(blocks, parts, strict=True):
+                masses[block.near] += part.masses
+                costs[block.near] += part.costs
+                holders[block.rows], held[block.rows] = part.holders, part.held
+                log_sum += part.log_sum
+            entries, first, second = (
+                np.concatenate([getattr(part, name) for part in parts])
+                for name in ("overlaps", "first", "second")
+            )
+            overlap += sparse.coo_array((entries, (first, second)), shape=(m, m)).tocsr()
+        hessian = sparse.diags_array(masses + RIDGE / m) - overlap
+        value = float(chosen.potentials.mean()) / self._terms.epsilon - log_sum
+        return Sweep(value, masses, costs, hessian.tocsr(), holders, held)
+
+    def _part(self, block: Block, chosen: Chosen) -> "_Part":
+        found = self.shares(self._whole.read(block.rows), block.rows, block.near, chosen)
+        log_sum = float(found.log_total.double() @ found.masses)
+        share = found.share
+        n_kept = min(N_HOLDERS, len(block.near))
+        most = share.topk(n_kept, 0)
+        holders = np.zeros((len(block.rows), N_HOLDERS), dtype=np.int32)
+        held = np.zeros((len(block.rows), N_HOLDERS), dtype=np.float32)
+        holders[:, :n_kept] = block.near[most.indices.numpy()].T
+        held[:, :n_kept] = most.values.numpy().T
+
+        plan = share * found.masses.float()
+        masses = plan.sum(1, dtype=torch.float64).numpy()
+        costs = (plan * found.cost).sum(1, dtype=torch.float64).numpy()
+        overlap = (plan @ share.T).numpy()  # [q, q]
+        norms = np.sqrt(np.diagonal(overlap))
+        first, second = np.nonzero(overlap > LEAST_OVERLAP * norms[:, None] * norms)
+        return _Part(
+            masses,
+            costs,
+            log_sum,
+            overlap[first, second],
+            block.near[first].astype(np.int32),
+            block.near[second].astype(np.int32),
+            holders,
+            held,
+        )
+
+
+@dataclass(frozen=True)
+class Shares:
+    """How columns are shared among chosen images.
+
+    Attributes:
+        cost: float32 [q, c].
+        share: float32 [q, c]; what is missing to one is the slack's.
+        log_total: `log(1 + sum_i e^((f_i - C_ij)/epsilon))`, float32 [c].
+        masses: kappa w_j, float64 [c].
+    """
+
+    cost: torch.Tensor
+    share: torch.Tensor
+    log_total: torch.Tensor
+    masses: torch.Tensor
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One block's part of a sweep; the Hessian's as entries [e] and their places."""
+
+    masses: np.ndarray
+    costs: np.ndarray
+    log_sum: float
+    overlaps: np.ndarray
+    first: np.ndarray
+    second: np.ndarray
+    holders: np.ndarray
+    held: np.ndarray
