@@ -210,3 +210,10 @@ def test_many_chosen_end_where_no_swap_helps(seed: int) -> None:
         base = order[:place] + order[place + 1 :]
         values = objective.values(np.array([[*base, j] for j in others]))
         assert values.min() >= found.objective - 1.1 * LEAST_GAIN * objective.scale
+
+
+def test_a_second_search_gives_the_same() -> None:
+    objective = class_objective(300)
+    first, second = search(objective, 14), search(objective, 14)
+    assert first.order.tolist() == second.order.tolist()
+    assert first.gains.tolist() == second.gains.tolist()

@@ -41,8 +41,13 @@ class Additions:
         guides: Guides,
     ) -> None:
         self._look = Look(problem, cost, scale, rest_of, guides)
-        self._starts = Starts.unknown(len(cost), len(guides.images), cost.device)
         self._threads = Threads(cost.device)
+        self.forget()
+
+    def forget(self) -> None:
+        """See `Objective.forget`."""
+        cost = self._look.cost
+        self._starts = Starts.unknown(len(cost), len(self._look.guides.images), cost.device)
         self._whole: tuple[list[int], Extension] | None = None
 
     def best(self, base: list[int], pool: np.ndarray, *, below: float) -> Addition:

@@ -268,6 +268,14 @@ class Objective:
         """
         return self._additions.best(base, pool, below=below)
 
+    def forget(self) -> None:
+        """Forget earlier solutions, from which later ones start.
+
+        Estimates depend on them a little, so a search begins with this: it then gives the same
+        subset however often it is run.
+        """
+        self._additions.forget()
+
     def one_thread_each(self) -> AbstractContextManager[None]:
         """Return a context in which torch uses one thread in each of the search's own."""
         return self._additions.one_thread_each()

@@ -100,6 +100,7 @@ def search(
         only = Exchanged(everything, objective.value(everything), True, Counts())
         return _result(objective, only, candidates, "all", {"all": only.value})
 
+    objective.forget()
     with objective.one_thread_each():
         return _search(objective, n_selected, start, candidates, max_swaps, patience, proof, seed)
 
