@@ -119,22 +119,34 @@ def test_published_moments_stand_for_their_vectors() -> None:
     )
 
 
-def test_extrapolation_finds_the_distance_of_the_distributions() -> None:
-    d, shift = 32, 0.1
-    expected = d * shift**2 + d * (1.2 - 1.0) ** 2
+def test_extrapolation_takes_the_bias_of_few_vectors_off() -> None:
+    d, n, shift, scale = 32, 1000, 0.1, 1.2
+    expected = d * shift**2 + d * (scale - 1.0) ** 2
     real = FeatureStatistics.from_moments(np.zeros(d), np.eye(d), n_rows=10**9)
-    generated = 1.2 * gaussian(3000, d, seed=5) + shift
-    plain = frechet_distance(generated=generated, real=real).value
+    plain, extrapolated = [], []
+    for seed in range(20):
+        generated = scale * gaussian(n, d, seed=seed) + shift
+        plain.append(frechet_distance(generated=generated, real=real).value - expected)
+        found = frechet_distance_extrapolated(
+            generated=generated, real=real, generator=np.random.default_rng(seed), smallest=300
+        )
+        extrapolated.append(found.value - expected)
+    assert np.mean(plain) > 8 * np.std(plain) / np.sqrt(20)
+    # Four standard errors; what the line leaves, of the next order 1 / n^2, drowns in them.
+    assert abs(np.mean(extrapolated)) < 4 * np.std(extrapolated) / np.sqrt(20)
+    assert abs(np.mean(extrapolated)) < 0.3 * np.mean(plain)
+
+
+def test_extrapolation_looks_at_even_sizes_up_to_all() -> None:
+    generated, real = gaussian(600, 3), gaussian(500, 3, 1, 0.2)
     found = frechet_distance_extrapolated(
-        generated=generated, real=real, generator=np.random.default_rng(0)
+        generated=generated, real=real, generator=np.random.default_rng(0), n_points=4
     )
-    # The bias at n = 3000 is 0.3 here; the draws of one sample leave an error of a few hundredths.
-    assert plain - expected > 0.15
-    assert found.value == pytest.approx(expected, abs=0.08)
-    assert found.slope > 0.0
-    assert found.sizes[0] == 300
-    assert found.sizes[-1] == 3000
-    assert found.distances[-1] == pytest.approx(plain)
+    assert found.sizes == [60, 240, 420, 600]
+    whole = frechet_distance(generated=generated, real=real).value
+    assert found.distances[-1] == pytest.approx(whole, rel=1e-9)
+    line = [found.value + found.slope / size for size in found.sizes]
+    assert sum(line) == pytest.approx(sum(found.distances))  # residuals of a fitted line
 
 
 def test_a_sample_computes_its_statistics_once(monkeypatch: pytest.MonkeyPatch) -> None:

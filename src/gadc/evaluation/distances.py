@@ -2,7 +2,8 @@
 
 All in float64. A tile is one matrix product of centred vectors; the few distances that are so much
 smaller than the vectors that they drown in its rounding are taken again from the differences. So
-each squared distance is right to a relative 1e-10, and equal vectors are at distance 0.
+each squared distance is right to a relative 1e-10 (of vectors that lie a thousand times their
+spread from the origin and more, to what centring them leaves), and equal vectors are at distance 0.
 """
 
 from collections.abc import Iterator
@@ -32,9 +33,8 @@ def squared_distance_tiles(some: Sample, others: Sample) -> Iterator[Tile]:
     The tiles of a row follow each other. 2 n m d flops.
     """
     for rows, left in some.blocks(TILE_ROWS):
-        left = left - others.centre  # not in place: a block may be the sample's own memory
         for columns, right in others.blocks(TILE_ROWS):
-            yield rows, columns, _tile(left, right - others.centre)
+            yield rows, columns, _tile(left, right, others.centre)
 
 
 def nearest(
@@ -112,18 +112,19 @@ def median_distance(rows: Features) -> float:
     return sample.once("median", lambda: _median_distance(sample))
 
 
-def _tile(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    norms = left.square().sum(1)[:, None] + right.square().sum(1)  # [n, m]
-    squared = torch.addmm(norms, left, right.T, alpha=-2.0)
+def _tile(left: torch.Tensor, right: torch.Tensor, centre: torch.Tensor) -> torch.Tensor:
+    rows, columns = left - centre, right - centre
+    norms = rows.square().sum(1)[:, None] + columns.square().sum(1)  # [n, m]
+    squared = torch.addmm(norms, rows, columns.T, alpha=-2.0)
     drowned = squared < norms.mul_(DROWNED)
     n_drowned = int(drowned.sum())
     # In a tile on the diagonal every vector meets itself.
     if n_drowned - min(drowned.shape) > FEW_DROWNED * drowned.numel():
         mode = "donot_use_mm_for_euclid_dist"
         return torch.cdist(left, right, compute_mode=mode).square_()
-    rows, columns = torch.nonzero(drowned, as_tuple=True)
     n_pairs = max(1, BLOCK_VALUES // left.shape[1])
-    for some, others in zip(rows.split(n_pairs), columns.split(n_pairs), strict=True):
+    for pairs in torch.nonzero(drowned).split(n_pairs):
+        some, others = pairs.T
         squared[some, others] = (left[some] - right[others]).square_().sum(1)
     return squared
 
