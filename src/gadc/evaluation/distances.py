@@ -6,15 +6,15 @@ each squared distance is right to a relative 1e-10 (of vectors that lie a thousa
 spread from the origin and more, to what centring them leaves), and equal vectors are at distance 0.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 
 from gadc.errors import InputError
 from gadc.evaluation.sample import BLOCK_VALUES, Features, Sample, as_sample, require_rows
 
-TILE_ROWS = 4096
-"""Side of a tile: 128 MB of distances."""
+TILE_ROWS = 2048
+"""Side of a tile: 32 MB of distances."""
 DROWNED = 1e-4
 """A squared distance below this share of the two squared norms has lost six digits or more."""
 FEW_DROWNED = 0.01
@@ -25,6 +25,19 @@ MEDIAN_ROWS = 2_000
 """The median distance of this many rows is that of all of them, to a per cent or two."""
 
 Tile = tuple[slice, slice, torch.Tensor]
+
+
+def block_pairs(some: Sample, others: Sample) -> Iterator[tuple[torch.Tensor, torch.Tensor, int]]:
+    """Yield pairs of blocks, and how often what is symmetric in them counts in a sum over pairs.
+
+    Of a sample with itself, each pair of different blocks comes once and counts twice.
+    """
+    for rows, left in some.blocks(TILE_ROWS):
+        for columns, right in others.blocks(TILE_ROWS):
+            if some is not others:
+                yield left, right, 1
+            elif rows.start <= columns.start:
+                yield left, right, 1 if rows.start == columns.start else 2
 
 
 def squared_distance_tiles(some: Sample, others: Sample) -> Iterator[Tile]:
@@ -85,9 +98,25 @@ def squared_radii(sample: Sample, k: int) -> torch.Tensor:
     return sample.once(("radii", k), lambda: _squared_radii(sample, k))
 
 
+def squared_distance_sum(
+    some: Sample, others: Sample, of: Callable[[torch.Tensor], torch.Tensor]
+) -> float:
+    """Return the sum over all pairs of a function of the squared distance.
+
+    Args:
+        some: [n, d].
+        others: [m, d].
+        of: Elementwise; may work in place.
+    """
+    return sum(
+        n_times * float(of(_tile(left, right, others.centre)).sum())
+        for left, right, n_times in block_pairs(some, others)
+    )
+
+
 def distance_sum(some: Sample, others: Sample) -> float:
     """Return the sum of the distances of all pairs."""
-    return sum(float(squared.sqrt_().sum()) for *_, squared in squared_distance_tiles(some, others))
+    return squared_distance_sum(some, others, torch.Tensor.sqrt_)
 
 
 def distance_sum_within(sample: Sample) -> float:

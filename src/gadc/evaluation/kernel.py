@@ -6,7 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from gadc.errors import InputError
-from gadc.evaluation.distances import TILE_ROWS, median_distance, squared_distance_tiles
+from gadc.evaluation.distances import (
+    TILE_ROWS,
+    block_pairs,
+    median_distance,
+    squared_distance_sum,
+)
 from gadc.evaluation.sample import (
     Estimator,
     Features,
@@ -192,10 +197,9 @@ class _Polynomial(_Kernel):
 
     def sum(self, some: Sample, others: Sample) -> float:
         total = 0.0
-        for _, left in some.blocks(TILE_ROWS):
-            for _, right in others.blocks(TILE_ROWS):
-                products = (left @ right.T).mul_(self.gamma).add_(self.coef0)
-                total += float(products.pow_(self.degree).sum())
+        for left, right, n_times in block_pairs(some, others):
+            products = (left @ right.T).mul_(self.gamma).add_(self.coef0)
+            total += n_times * float(products.pow_(self.degree).sum())
         return total
 
     def diagonal(self, sample: Sample) -> float:
@@ -211,10 +215,7 @@ class _Gaussian(_Kernel):
         self.key = ("gaussian", bandwidth)
 
     def sum(self, some: Sample, others: Sample) -> float:
-        return sum(
-            float(squared.mul_(self.scale).exp_().sum())
-            for *_, squared in squared_distance_tiles(some, others)
-        )
+        return squared_distance_sum(some, others, lambda squared: squared.mul_(self.scale).exp_())
 
     def diagonal(self, sample: Sample) -> float:
         return float(sample.n_rows)
