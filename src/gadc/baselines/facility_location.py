@@ -74,7 +74,8 @@ def _gains(
 ) -> NDArray[np.float64]:
     """Return by how much each candidate would shorten the distances to the nearest selected."""
     shorter = np.subtract(nearest, distances.of(candidates))  # [p, n]
-    return np.maximum(shorter, 0.0, out=shorter).sum(1, dtype=np.float64)
+    np.maximum(shorter, 0.0, out=shorter)
+    return np.asarray(shorter.sum(1, dtype=np.float64))
 
 
 class _Distances:
@@ -92,4 +93,4 @@ class _Distances:
         squared += self._norms[indices, None]
         np.maximum(squared, 0.0, out=squared)
         squared[np.arange(len(indices)), indices] = 0.0
-        return np.sqrt(squared, out=squared)
+        return np.asarray(np.sqrt(squared, out=squared))

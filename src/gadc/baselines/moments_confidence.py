@@ -7,13 +7,12 @@ form in what comes and goes, and for every tangent point a > 0 it lies below one
 
     sigma <= (sigma^2 / a + a) / 2,   so   (sigma - s)^2 >= (1 - s/a) sigma^2 + s^2 - s a
 
-A lower bound of all exchanges is therefore one matrix product; few of them are then evaluated.
+A lower bound of all exchanges is therefore two matrix products; what it leaves is evaluated.
 """
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from gadc.baselines.costs import class_cost
@@ -27,9 +26,10 @@ from gadc.objective.transport import DEFAULT_CAPACITY, DEFAULT_RELATIVE_EPSILON
 LEAST_GAIN = 1e-6
 # Bounds are rounded by far less than this share of the variance.
 ROUNDING = 1e-9
-# Candidates evaluated at first, to have a value that rules others out; then as many at a time.
+# Exchanges evaluated at first, to have a value that rules others out; then in blocks of about this
+# many features, which stay in cache.
 N_FIRST = 64
-N_TOGETHER = 512
+BLOCK_ENTRIES = 1 << 17
 
 
 def moments_confidence(
@@ -81,16 +81,35 @@ def moments_confidence(
     chosen: list[int] = []
     value = np.inf
     for _ in range(n_selected):
-        _, index, value = objective.best_newcomer([chosen], below=np.inf)
-        chosen.append(index)
+        addition = objective.best_newcomer(chosen, np.zeros((1, 0), dtype=np.int64), below=np.inf)
+        chosen.append(addition.index)
+        value = addition.value
+    places = np.arange(n_selected)[:, None]
+    least_gain = LEAST_GAIN * objective.variance
     while True:
-        bases = [chosen[:place] + chosen[place + 1 :] for place in range(n_selected)]
-        place, index, lower = objective.best_newcomer(
-            bases, below=value - LEAST_GAIN * objective.variance
-        )
-        if index < 0:
+        exchange = objective.best_newcomer(chosen, places, below=value - least_gain)
+        if exchange.index < 0:
             return np.array(chosen, dtype=np.int64)
-        chosen[place], value = index, lower
+        chosen[exchange.place], value = exchange.index, exchange.value
+
+
+@dataclass(frozen=True)
+class _Newcomer:
+    """An image that joins a base; `index` is -1 if there is none good enough."""
+
+    place: int
+    index: int
+    value: float
+
+
+@dataclass(frozen=True)
+class _Bases:
+    """Subsets that lack one image: how many they will be, sums and sums of squares, losses."""
+
+    m: int
+    totals: NDArray[np.float64]  # [b, d]
+    squares: NDArray[np.float64]  # [b, d]
+    losses: NDArray[np.float64]  # [b]
 
 
 class _Objective:
@@ -116,88 +135,107 @@ class _Objective:
             self._losses = pool.needed_confidence("moments-confidence")
         self.variance = float(np.square(self._std).sum()) or 1.0
 
-    def best_newcomer(self, bases: Sequence[list[int]], *, below: float) -> tuple[int, int, float]:
-        """Return the base and the image whose union has the lowest L, and that value.
+    def best_newcomer(
+        self, chosen: list[int], leaving: NDArray[np.int64], *, below: float
+    ) -> _Newcomer:
+        """Return the image that gives the lowest L when it joins what stays of the chosen.
 
         Args:
-            bases: Subsets of one size.
+            chosen: Images.
+            leaving: Places in `chosen`, of each alternative those that leave, [b, 0] or [b, 1].
             below: Values from here on are of no interest.
 
         Returns:
-            The place of the base, the image, L; the image is -1 if there is none below `below`.
+            The number of the alternative, the image, and L.
         """
-        bounds = self._bounds(bases)
-        bounds[:, sorted(set().union(*bases))] = np.inf
+        bases = self.bases(chosen, leaving)
+        bounds = self.bounds(bases)
+        bounds[:, chosen] = np.inf
         flat = bounds.ravel()
+        slack = ROUNDING * self.variance
         first = np.argpartition(flat, min(N_FIRST, flat.size) - 1)[:N_FIRST]
-        first = first[np.isfinite(flat[first])]
-        best = self._best_of(bases, first, (-1, -1, below))
-        left = np.setdiff1d(np.flatnonzero(flat < best[2] + ROUNDING * self.variance), first)
+        best = self._best_of(bases, first[np.isfinite(flat[first])], _Newcomer(-1, -1, below))
+        left = np.setdiff1d(np.flatnonzero(flat < best.value + slack), first)
         left = left[np.argsort(flat[left], kind="stable")]
-        for start in range(0, len(left), N_TOGETHER):
-            if flat[left[start]] >= best[2] + ROUNDING * self.variance:
+        n_together = max(1, BLOCK_ENTRIES // self._rows.shape[1])
+        for start in range(0, len(left), n_together):
+            if flat[left[start]] >= best.value + slack:
                 break
-            best = self._best_of(bases, left[start : start + N_TOGETHER], best)
+            best = self._best_of(bases, left[start : start + n_together], best)
         return best
 
-    def _best_of(
-        self, bases: Sequence[list[int]], pairs: NDArray[np.int64], best: tuple[int, int, float]
-    ) -> tuple[int, int, float]:
-        """Return the best of (base, image) pairs, numbered row by row, if better than `best`."""
-        places, images = np.divmod(pairs, len(self._rows))
-        for place in np.unique(places).tolist():
-            candidates = np.sort(images[places == place])
-            values = self._values_with(bases[place], candidates)
-            if values.min() < best[2]:
-                best = (place, int(candidates[values.argmin()]), float(values.min()))
-        return best
-
-    def _values_with(self, base: list[int], candidates: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return L(base + [j]) for each candidate j, float64 [p]."""
-        mean, std = self._moments.gaps_with(
-            torch.tensor(base, dtype=torch.int64),
-            torch.from_numpy(candidates),
-            dtype=torch.float64,
+    def bases(self, chosen: list[int], leaving: NDArray[np.int64]) -> _Bases:
+        """Return what stays of the chosen images; see `best_newcomer`."""
+        gone = np.array(chosen, dtype=np.int64)[leaving]  # [b, 0] or [b, 1]
+        return _Bases(
+            len(chosen) + 1 - leaving.shape[1],
+            self._rows[chosen].sum(0) - self._rows[gone].sum(1),
+            self._squares[chosen].sum(0) - self._squares[gone].sum(1),
+            self._losses[chosen].sum() - self._losses[gone].sum(1),
         )
-        losses = (self._losses[base].sum() + self._losses[candidates]) / (len(base) + 1)
-        mean_weight, std_weight, confidence_weight = self._weights
-        weighted = mean_weight * mean.numpy() + std_weight * std.numpy()
-        return np.asarray(weighted + confidence_weight * losses)
 
-    def _bounds(self, bases: Sequence[list[int]]) -> NDArray[np.float64]:
-        """Return lower bounds of L(base + [j]) for every base and every image j, [b, n]."""
+    def _best_of(self, bases: _Bases, pairs: NDArray[np.int64], best: _Newcomer) -> _Newcomer:
+        """Return the best of (base, image) pairs, numbered row by row, if better than `best`."""
+        if not len(pairs):
+            return best
+        pairs = np.sort(pairs)  # between equals, the first
+        places, images = np.divmod(pairs, len(self._rows))
+        values = self.values(bases, places, images)
+        least = int(values.argmin())
+        if not values[least] < best.value:
+            return best
+        return _Newcomer(int(places[least]), int(images[least]), float(values[least]))
+
+    def values(
+        self, bases: _Bases, places: NDArray[np.int64], images: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """Return L of each base with its image, float64 [p]; the formulas of `Moments.gaps`."""
         mean_weight, std_weight, confidence_weight = self._weights
-        m = len(bases[0]) + 1
-        totals = np.stack([self._rows[base].sum(0) for base in bases])  # [b, d]
-        squares = np.stack([self._squares[base].sum(0) for base in bases])
-        # Of T = sum x and Q = sum x^2 of the union, L's bound is <t2, T^2> + <t1, T> + <q, Q>.
-        t2 = np.full_like(self._mean, mean_weight / m**2)
+        m = bases.m
+        mean = (bases.totals[places] + self._rows[images]) / m  # [p, d]
+        std = np.zeros_like(mean)
+        if m > 1:
+            std = bases.squares[places] + self._squares[images]
+            std -= m * np.square(mean)
+            std /= m - 1
+            np.sqrt(np.maximum(std, 0.0, out=std), out=std)
+        mean -= self._mean
+        std -= self._std
+        return np.asarray(
+            mean_weight * np.einsum("pd,pd->p", mean, mean)
+            + std_weight * np.einsum("pd,pd->p", std, std)
+            + confidence_weight / m * (bases.losses[places] + self._losses[images])
+        )
+
+    def bounds(self, bases: _Bases) -> NDArray[np.float64]:
+        """Return lower bounds of L of every base with every image, [b, n]."""
+        mean_weight, std_weight, confidence_weight = self._weights
+        m, totals, squares = bases.m, bases.totals, bases.squares
+        # Of T = sum x and Q = sum x^2 of the union, the bound is <t2, T^2> + <t1, T> + <q, Q>.
+        t2 = np.full_like(totals, mean_weight / m**2)
         t1 = -2.0 * mean_weight / m * self._mean
-        q = np.zeros_like(t1)
-        constant = mean_weight * np.square(self._mean).sum()
+        q = np.zeros_like(totals)
+        constant = np.full(len(totals), mean_weight * np.square(self._mean).sum())
         if m == 1:
             constant += std_weight * np.square(self._std).sum()
         else:
-            tangent = self._usual_std(totals, squares, m)
+            tangent = self._usual_std(bases)
             slope = std_weight * (1.0 - self._std / tangent)
             q = slope / (m - 1)
             t2 -= slope / (m * (m - 1))
-            constant += std_weight * (self._std * (self._std - tangent)).sum()
-        of_base = np.square(totals) @ t2 + totals @ t1 + squares @ q + constant  # [b]
+            constant += std_weight * (self._std * (self._std - tangent)).sum(1)
+        constant += (np.square(totals) * t2 + totals * t1 + squares * q).sum(1)
         bounds = (t1 + 2.0 * totals * t2) @ self._rows.T  # [b, n]
-        bounds += self._squares @ (t2 + q)
-        bounds += of_base[:, None]
-        losses = np.array([self._losses[base].sum() for base in bases])
-        bounds += confidence_weight / m * (losses[:, None] + self._losses)
-        return bounds
+        bounds += (t2 + q) @ self._squares.T
+        bounds += constant[:, None]
+        bounds += confidence_weight / m * (bases.losses[:, None] + self._losses)
+        return np.asarray(bounds)
 
-    def _usual_std(
-        self, totals: NDArray[np.float64], squares: NDArray[np.float64], m: int
-    ) -> NDArray[np.float64]:
-        """Return sigma of a base with an image more, typically: where the bound is tight, [d]."""
-        mean_square = self._mean_square
+    def _usual_std(self, bases: _Bases) -> NDArray[np.float64]:
+        """Return about sigma of each base with one image more: where bounds are tight, [b, d]."""
+        totals, mean_square = bases.totals, self._mean_square
         total_square = np.square(totals) + 2.0 * totals * self._mean + mean_square
-        variance = (squares + mean_square - total_square / m).mean(0) / (m - 1)
+        variance = (bases.squares + mean_square - total_square / bases.m) / (bases.m - 1)
         usual = np.sqrt(np.maximum(variance, 0.0))
         # A feature that never varies has neither variance nor gap: any tangent point does.
         return np.where(usual > 0.0, usual, 1.0)
