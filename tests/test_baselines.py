@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 
 from gadc.baselines import METHODS, Pool, margin_difficulty
+from gadc.baselines.costs import class_cost
 from gadc.baselines.dataset_quantization import graph_cut_bins
 from gadc.baselines.difficulty_interval import PUBLISHED_INTERVALS
 from gadc.baselines.inner_products import InnerProducts
 from gadc.baselines.moments_confidence import _Objective, moments_confidence
 from gadc.errors import InputError
 from gadc.objective import Objective
+from gadc.search import Candidates
+from gadc.search.medoids import medoids
 
 DETERMINISTIC = [name for name, method in METHODS.items() if not method.is_random]
 RANDOM = [name for name, method in METHODS.items() if method.is_random]
@@ -283,6 +286,12 @@ def test_d2c_published_intervals_fit_imagenet() -> None:
 
 def test_k_medoids_are_the_middles_by_hand() -> None:
     assert sorted(selected("k-medoids", line(0.0, 1.0, 2.0, 10.0, 11.0, 12.0), 2)) == [1, 4]
+
+
+def test_k_medoids_lazy_construction_is_that_of_the_search() -> None:
+    pool = pool_of(200)
+    cost = class_cost(pool.features)
+    assert selected("k-medoids", pool, 12) == medoids(cost, 12, Candidates(200))
 
 
 def test_k_medoids_of_the_reference_package() -> None:

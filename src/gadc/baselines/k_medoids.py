@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gadc.baselines.costs import class_cost
+from gadc.baselines.lazy_greedy import cover_greedily
 from gadc.baselines.pool import Pool, check_n_selected
 from gadc.search import Candidates
 from gadc.search.medoids import medoids
@@ -25,9 +26,12 @@ def k_medoids(pool: Pool, n_selected: int, *, generator: np.random.Generator) ->
     Raises:
         InputError: `n_selected_range` or `class_too_large`.
 
-    Source: Schubert & Rousseeuw 2021, "Fast and eager k-medoids clustering"; see
-    `gadc.search.medoids`.
+    Source: Kaufman & Rousseeuw 1990, PAM: its BUILD, here lazily, and its SWAP with the shared
+    removal loss of FasterPAM (Schubert & Rousseeuw 2021); see `gadc.search.medoids`.
     """
     check_n_selected(pool, n_selected)
     cost = class_cost(pool.features)
-    return np.array(medoids(cost, n_selected, Candidates(pool.n_images)), dtype=np.int64)
+    rows = cost.numpy()  # the same memory
+    start = cover_greedily(lambda indices: rows[indices], pool.n_images, n_selected)
+    found = medoids(cost, n_selected, Candidates(pool.n_images), start=start)
+    return np.array(found, dtype=np.int64)
