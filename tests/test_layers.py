@@ -24,11 +24,14 @@ ALLOWED = {
     "objective": BASE,
     "exact": BASE | {"objective"},
     "search": BASE | {"objective"},
+    "baselines": BASE | {"objective", "search"},
     "evaluation": BASE,
     "per_class": BASE | {"cluster", "objective", "search"},
     "job": BASE | {"subset", "features", "objective", "search", "per_class"},
     "condense": BASE | {"cluster", "subset", "features", "job", "per_class"},
-    "selector": BASE | {"features", "objective", "search", "per_class", "job"},
+    "class_selector": BASE | {"features", "job"},
+    "selector": BASE | {"class_selector", "objective", "search", "per_class", "job"},
+    "peer_selectors": BASE | {"class_selector", "baselines", "objective", "job"},
     "export": BASE | {"subset", "images", "portable_names"},
     "runs": BASE
     | {"cluster", "images", "features", "subset", "search", "per_class", "job"}
