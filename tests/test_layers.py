@@ -17,8 +17,9 @@ ALLOWED = {
     "runtime": BASE,
     "storage": BASE,
     "portable_names": BASE,
-    "subset": BASE,
     "images": BASE,
+    "hub": BASE | {"images"},
+    "subset": BASE | {"images", "hub"},
     "cluster": BASE,
     "features": BASE | {"images", "cluster"},
     "objective": BASE,
@@ -29,7 +30,7 @@ ALLOWED = {
     "job": BASE | {"subset", "features", "objective", "search", "per_class"},
     "condense": BASE | {"cluster", "subset", "features", "job", "per_class"},
     "selector": BASE | {"features", "objective", "search", "per_class", "job"},
-    "export": BASE | {"subset", "images", "portable_names"},
+    "export": BASE | {"subset", "images", "hub", "portable_names"},
     "runs": BASE
     | {"cluster", "images", "features", "subset", "search", "per_class", "job"}
     | {"condense", "export"},
