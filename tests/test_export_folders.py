@@ -114,7 +114,9 @@ def test_edm_order_survives_several_folders(
 def test_kohya_gives_each_image_its_caption_and_repeats(odd: Path, tmp_path: Path) -> None:
     subset, index = folder_subset(odd)
     export_kohya(subset, index, tmp_path / "out", captions=captions_of(subset), repeats=7)
-    found = {content: (repeats, caption) for repeats, content, caption in read_kohya(tmp_path / "out")}
+    found = {
+        content: (repeats, caption) for repeats, content, caption in read_kohya(tmp_path / "out")
+    }
     expected = zip(contents(subset, odd), captions_of(subset), strict=True)
     assert found == {content: (7, caption) for content, caption in expected}
 

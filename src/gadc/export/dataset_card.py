@@ -90,9 +90,8 @@ def _body(subset: Subset, license_id: str | None) -> str:
         [
             "# Selected images",
             "",
-            f"{subset.n_images:,} of {origin['n_pool']:,} images, chosen by gadc so that their "
-            "distribution matches that of the whole: one-sided partial optimal transport, moments "
-            "and confidence.",
+            f"{subset.n_images:,} of {origin['n_pool']:,} images, chosen by gadc to stand for the "
+            "whole when a model is trained on them.",
             "",
             f"{subset.reconciliation}.",
             "",
