@@ -186,6 +186,14 @@ def test_fiftyone_gives_each_image_its_class(odd: Path, tmp_path: Path) -> None:
     assert read_fiftyone(tmp_path / "out") == dict(zip(contents(subset, odd), names, strict=True))
 
 
+def test_fiftyone_files_are_called_by_class_and_name(animals: Path, tmp_path: Path) -> None:
+    subset, index = folder_subset(animals)
+    export_fiftyone(subset, index, tmp_path / "out")
+    names = {path.name for path in (tmp_path / "out" / "data").iterdir()}
+    assert {"cat-1.png", "cat-2.png", "dog-3.png"} < names
+    assert len(names) == subset.n_images
+
+
 def test_fiftyone_samples_tell_rank_and_gain_of_each_file(animals: Path, tmp_path: Path) -> None:
     subset, index = folder_subset(animals)
     export_fiftyone(subset, index, tmp_path / "out")

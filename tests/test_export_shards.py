@@ -294,6 +294,20 @@ def test_other_shard_sizes_do_not_mix_in_one_folder(
 
 
 @pytest.mark.parametrize("export", EXPORTS)
+def test_shards_of_another_selection_of_the_same_images_are_not_taken_for_this_one(
+    animals: Path, tmp_path: Path, export: Export
+) -> None:
+    subset, index = folder_subset(animals)
+    export(subset, index, tmp_path / "out")
+    other = dataclasses.replace(subset, gain=subset.gain[::-1].copy())
+    with pytest.raises(InputError) as caught:
+        export(other, index, tmp_path / "out")
+    assert caught.value.code == "output_in_use"
+    moved = dataclasses.replace(subset, source=["elsewhere"] * subset.n_images)
+    assert export(moved, index, tmp_path / "out").n_written == 0
+
+
+@pytest.mark.parametrize("export", EXPORTS)
 def test_without_digests_no_image_of_a_shard_counts_as_verified(
     animals: Path, tmp_path: Path, export: Export
 ) -> None:

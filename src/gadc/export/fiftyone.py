@@ -32,7 +32,7 @@ def export_fiftyone(
     wait_seconds: float = 0.0,
     show: ProgressStyle = "silent",
 ) -> FolderExport:
-    """Write `out/data/<name>.png` and `out/labels.json`, class names by the name of each file.
+    """Write `out/data/<class>-<name>.png` and `out/labels.json`, classes by the names of files.
 
     `samples.json` beside them has an object per image with what that format has no place for:
     rank, gain, weight and the image's id in the source.
@@ -52,7 +52,7 @@ def export_fiftyone(
     """
     check_placement(placement, index)
     images = selected_images(subset, index)
-    stems = unique_stems(subset, [DATA_FOLDER] * subset.n_images)
+    stems = unique_stems(subset, [DATA_FOLDER] * subset.n_images, with_class=True)
     suffixes = common_suffixes(subset, images)
     names = [stem + suffix for stem, suffix in zip(stems, suffixes, strict=True)]
     layout = Layout(

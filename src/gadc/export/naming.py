@@ -32,7 +32,7 @@ def file_names(subset: Subset, images: SelectedImages, folders: dict[str, str]) 
     return names
 
 
-def unique_stems(subset: Subset, folders: Sequence[str]) -> list[str]:
+def unique_stems(subset: Subset, folders: Sequence[str], *, with_class: bool = False) -> list[str]:
     """Return the place of each image without a suffix, unique in its folder without one.
 
     For readers that join an image and its label by the name before the suffix: there, `1.jpg` and
@@ -41,13 +41,16 @@ def unique_stems(subset: Subset, folders: Sequence[str]) -> list[str]:
     Args:
         subset: The images.
         folders: Where each goes.
+        with_class: Put the name of its class in front, where all go to one folder.
     """
     taken: dict[str, set[str]] = {folder: set() for folder in folders}
     stems = []
-    for path, folder in zip(subset.paths, folders, strict=True):
+    for path, folder, name in zip(subset.paths, folders, subset.class_name, strict=True):
         base = _base(path)
         # Only known suffixes go: `img.0001` is a name.
         stem = base[: -len(suffix(base))] if suffix(base) in IMAGE_SUFFIXES else base
+        if with_class:
+            stem = f"{name}-{stem}"
         # A dot left in it would be the start of a suffix for some readers.
         stem = stem.replace(".", "_")
         stems.append(f"{folder}/{portable_name(stem, taken=taken[folder], identity=path)}")

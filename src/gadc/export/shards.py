@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,20 @@ from gadc.export.folder import (
 )
 from gadc.images.selected import SelectedImages
 from gadc.runtime import ProgressStyle, progress
-from gadc.storage import exclusive, file_sha256, prepare_output, write_atomically, write_json
+from gadc.storage import (
+    digest,
+    exclusive,
+    file_sha256,
+    prepare_output,
+    write_atomically,
+    write_json,
+)
 from gadc.subset import Subset
 
 DONE_NAME = ".gadc-shards.json"
 IMAGES_PER_SHARD = 1_000
+NOT_IN_SHARDS = frozenset(["index", "source"])
+"""Columns of the subset that an export doesn't hold: where images were found may change."""
 
 Contents = Iterator[tuple[int, bytes]]
 WriteShard = Callable[[Path, Contents], None]
@@ -93,9 +102,8 @@ def write_shards(
     """
     prepare_output(out, images.index.source)
     with exclusive(out, wait_seconds=wait_seconds):
-        claim_folder(
-            out, plan_of(subset, layout, placement="copy"), {DONE_NAME, *text_names, *rows}
-        )
+        plan = plan_of(subset, _with_columns(layout, subset), placement="copy")
+        claim_folder(out, plan, {DONE_NAME, *text_names, *rows})
         recorded = _recorded(out)
         done: list[Shard] = []
         n_written = 0
@@ -112,6 +120,14 @@ def write_shards(
             write_if_different(out / name, text.encode())
     n_verified = sum(shard.n_verified for shard in done)
     return FolderExport(out, subset.n_images, n_written, n_verified)
+
+
+def _with_columns(layout: Layout, subset: Subset) -> Layout:
+    """Add what shards say of the images, since those that are there are not written again."""
+    columns = {
+        name: column for name, column in subset.columns().items() if name not in NOT_IN_SHARDS
+    }
+    return replace(layout, options={**layout.options, "columns": digest(columns)})
 
 
 def _write_shard(
