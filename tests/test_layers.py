@@ -17,8 +17,9 @@ ALLOWED = {
     "runtime": BASE,
     "storage": BASE,
     "portable_names": BASE,
-    "subset": BASE,
     "images": BASE,
+    "hub": BASE | {"images"},
+    "subset": BASE | {"images", "hub"},
     "cluster": BASE,
     "features": BASE | {"images", "cluster"},
     "objective": BASE,
@@ -33,6 +34,8 @@ ALLOWED = {
     "selector": BASE | {"class_selector", "objective", "search", "per_class", "job"},
     "peer_selectors": BASE | {"class_selector", "baselines", "objective", "job"},
     "export": BASE | {"subset", "images", "portable_names"},
+    "selector": BASE | {"features", "objective", "search", "per_class", "job"},
+    "export": BASE | {"subset", "images", "hub", "portable_names"},
     "runs": BASE
     | {"cluster", "images", "features", "subset", "search", "per_class", "job"}
     | {"condense", "export"},
