@@ -33,8 +33,6 @@ ALLOWED = {
     "class_selector": BASE | {"features", "job"},
     "selector": BASE | {"class_selector", "objective", "search", "per_class", "job"},
     "peer_selectors": BASE | {"class_selector", "baselines", "objective", "job"},
-    "export": BASE | {"subset", "images", "portable_names"},
-    "selector": BASE | {"features", "objective", "search", "per_class", "job"},
     "export": BASE | {"subset", "images", "hub", "portable_names"},
     "runs": BASE
     | {"cluster", "images", "features", "subset", "search", "per_class", "job"}
