@@ -32,9 +32,11 @@ FIRST_BLOCK = 16
 BLOCK_ENTRIES = 1_000_000
 # A likely addition is the best of so many, those of the lowest estimates.
 N_LIKELY = 4
-# Only so many candidates are estimated, those that look best by the guides' tangents; each scales
-# its own row in so many steps before a Newton step of all rows.
+# Only so many candidates are estimated, those that look best by the guides' tangents, where the
+# guides cost less than to estimate all; each candidate scales its own row in so many steps before
+# a Newton step of all rows.
 N_PROMISING = 96
+TANGENTS_PAY = 2.0
 N_OWN_STEPS = 3
 # Estimates are seldom off by more than this share of the scale and of what one image carries.
 DOUBT = 0.02
@@ -165,7 +167,7 @@ class Look:
         The guides' tangents say which; a Newton step of each, what they are about worth.
         """
         rest, _ = self.rest_of(extension.base, pool, True)
-        if len(pool) > n:
+        if len(pool) > TANGENTS_PAY * n:
             solved, _ = self._guided(extension, pool, starts, threads, roughly=True)
             blocks = pool.split(max(1, BLOCK_ENTRIES // self.cost.shape[1]))
             ceilings = torch.cat([solved.ceilings(self.cost[some]) for some in blocks])

@@ -13,8 +13,8 @@ MOST_EXACT = 8
 FEW_IMAGES = 32
 # Then by estimates: among so many images that were the most welcome when all were last looked at,
 # which they are again when the subset has grown by this share.
-N_SHORTLISTED = 96
-GROWTH = 0.125
+N_SHORTLISTED = 48
+GROWTH = 0.0625
 
 
 @dataclass(frozen=True)
