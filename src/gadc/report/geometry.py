@@ -83,7 +83,8 @@ def map_of(
     fitted = np.asarray(features[::step], dtype=np.float32)
     n_components = min(2, *fitted.shape)
     pca = PCA(n_components, svd_solver="randomized" if min(fitted.shape) > 2 else "full")
-    pca.set_params(random_state=0).fit(fitted)
+    with np.errstate(invalid="ignore", divide="ignore"):  # images that are all the same
+        pca.set_params(random_state=0).fit(fitted)
     sampled = np.arange(n_images)
     if n_images > n_sampled:
         sampled = generator(seed, "map").choice(n_images, n_sampled, replace=False)
