@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,14 @@ def test_a_class_too_large_for_its_plan_is_looked_at_in_part(
     assert seen.unused is not None
     assert len(seen.unused) == len(seen.distance) == 45
     assert not np.isin(seen.neighbours, [5, 31]).any()  # neither is among those looked at
+
+
+def test_a_part_too_small_to_tell_gives_no_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gadc.report.geometry.PLAN_ENTRIES", 100)
+    features = np.random.default_rng(1).normal(size=(90, 2)).astype(np.float32)
+    seen = class_geometry(features, np.arange(20), **SETTINGS)
+    assert seen.unused is None
+    assert len(seen.distance) == len(seen.looked_at) == 5
 
 
 def test_the_map_is_the_projection_on_the_main_directions() -> None:
@@ -292,9 +301,7 @@ def test_several_runs_stand_in_one_file(run: Path, tmp_path: Path) -> None:
     assert [entry["number"] for entry in data_of(page)["selections"]] == [1, 2]
 
 
-def test_features_computed_elsewhere_are_found_again(
-    gadc: Gadc, run: Path, tmp_path: Path
-) -> None:
+def test_features_computed_elsewhere_are_found_again(gadc: Gadc, run: Path, tmp_path: Path) -> None:
     images = write_named_images(tmp_path / "images", ("ash", "fir"))
     path = tmp_path / "own.safetensors"
     features = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
@@ -308,9 +315,10 @@ def test_features_computed_elsewhere_are_found_again(
     shutil.rmtree(images / "ash")
     done = gadc("report", out, "--out", tmp_path / "report.html", "--json").json
     assert done["selections"][0]["n_on_map"] == 0
-    assert "map, neighbours and unmatched images are left out" in (
-        tmp_path / "report.html"
-    ).read_text()
+    assert (
+        "map, neighbours and unmatched images are left out"
+        in (tmp_path / "report.html").read_text()
+    )
 
 
 def test_clusters_are_found_again(tmp_path: Path) -> None:
@@ -387,6 +395,6 @@ def test_a_report_replaces_a_report_and_nothing_else(run: Path, tmp_path: Path) 
 def test_without_plotly_the_error_names_the_extra(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "plotly.offline", None)
+    monkeypatch.setitem(sys.modules, "plotly", None)
     with pytest.raises(MissingExtraError, match=r"gadc\[report\]"):
         build_report([run], tmp_path / "report.html")

@@ -83,9 +83,7 @@ class Visit:
 
     @property
     def foreign_requests(self) -> list[str]:
-        return [
-            url for url in self.requests[1:] if not url.startswith("data:image/webp;base64,")
-        ]
+        return [url for url in self.requests[1:] if not url.startswith("data:image/webp;base64,")]
 
 
 @pytest.fixture

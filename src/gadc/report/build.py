@@ -15,9 +15,15 @@ from gadc.storage import write_text
 
 MAX_BYTES = 15_000_000
 """What still travels by mail, and opens at once."""
-TEXT_BYTES = 1_200_000
+TEXT_BYTES = 2_000_000
 """Of it for everything but images and plotly: names, numbers, tables of a thousand images."""
 DEFAULT_SAMPLED = 2_000
+KINDS = {
+    "gadc": "gadc",
+    "ablation": "gadc with a part left out",
+    "peer": "other methods",
+    "random": "random",
+}
 FIRST_LINES = "<!DOCTYPE html>\n<!-- gadc report -->"
 
 
@@ -108,12 +114,14 @@ def build_report(
 
 def _comparison_context(run: ComparisonRun, number: int) -> dict[str, Any]:
     found = run.comparison
+    kinds = {method["kind"] for method in found.methods}
     return {
         "number": number,
         "name": _name(run),
         "n_methods": len(found.methods),
         "n_measures": len(found.measures),
         "by_class": found.by_class,
+        "kinds": [(kind, KINDS[kind]) for kind in KINDS if kind in kinds],
         "metadata_text": metadata_text(found.metadata),
     }
 

@@ -13,6 +13,7 @@ import re
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
 
 from gadc.errors import MissingExtraError
 from gadc.portable_names import printable
@@ -40,14 +41,18 @@ def render(context: dict[str, Any], data: dict[str, Any], *, title: str) -> str:
     plotly = plotly_source()
     styles = [_asset(name) for name in STYLES]
     scripts = [plotly, *(_asset(name) for name in SCRIPTS)]
-    return _environment().get_template("page.html").render(
-        **context,
-        title=title,
-        policy=_policy(scripts, styles),
-        styles=[jinja2.utils.markupsafe.Markup(style) for style in styles],
-        scripts=[jinja2.utils.markupsafe.Markup(script) for script in scripts],
-        occupied_ids=sorted(set(INJECTED_STYLE.findall(plotly))),
-        data=jinja2.utils.markupsafe.Markup(data_block(data)),
+    return (
+        _environment()
+        .get_template("page.html")
+        .render(
+            **context,
+            title=title,
+            policy=_policy(scripts, styles),
+            styles=[Markup(style) for style in styles],
+            scripts=[Markup(script) for script in scripts],
+            occupied_ids=sorted(set(INJECTED_STYLE.findall(plotly))),
+            data=Markup(data_block(data)),
+        )
     )
 
 
@@ -58,12 +63,12 @@ def plotly_source() -> str:
         MissingExtraError: plotly is not installed.
     """
     try:
-        from plotly.offline import get_plotlyjs
+        from plotly import offline
     except ImportError as error:
         raise MissingExtraError(
             "missing_extra", "a report needs plotly: pip install 'gadc[report]'"
         ) from error
-    source: str = get_plotlyjs()
+    source: str = offline.get_plotlyjs()
     return END_OF_SCRIPT.sub(_escaped_end, source)
 
 
@@ -123,7 +128,7 @@ def _environment() -> jinja2.Environment:
 
 
 def _visible(value: Any) -> Any:
-    if isinstance(value, jinja2.utils.markupsafe.Markup) or not isinstance(value, str):
+    if isinstance(value, Markup) or not isinstance(value, str):
         return value
     return "\n".join(printable(line) for line in value.split("\n"))
 

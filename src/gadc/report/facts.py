@@ -50,6 +50,7 @@ def headline_numbers(record: dict[str, Any]) -> list[dict[str, str]]:
     gap = sum(entry["transport_gap"] / entry["scale"] for entry in classes)
     share = gap / transport if transport > 0 else 0.0
     n_optimal = sum(bool(entry["is_swap_optimal"]) for entry in classes)
+    is_proven = record["config"]["proof"] or n_optimal > 0
     is_in_cells = any(entry["start"] == "partition" for entry in classes)
     return [
         *numbers,
@@ -68,9 +69,9 @@ def headline_numbers(record: dict[str, Any]) -> list[dict[str, str]]:
             "above its exact value.",
         },
         {
-            "value": f"{n_optimal:,}",
+            "value": f"{n_optimal:,}" if is_proven else "–",
             "of": f"of {len(classes):,}",
-            "name": "classes at an optimum",
+            "name": "classes at an optimum" if is_proven else "optimum not proven",
             "meaning": _meaning_of_optimum(record, is_in_cells=is_in_cells),
         },
     ]
@@ -92,8 +93,8 @@ def warnings_of(
     found = []
     if diverged := [entry["class_name"] for entry in classes if not entry["has_converged"]]:
         found.append(
-            f"The solver stopped short of its tolerance for {_examples(diverged)} (error of the "
-            f"row masses at most {max(map(_row_error, classes)):.1e} of 1); a larger --epsilon helps."
+            f"The solver stopped short of its tolerance for {_examples(diverged)}; of the mass, at "
+            f"most {max(map(_row_error, classes)):.1e} is misplaced. A larger --epsilon helps."
         )
     n_short = sum(entry["n_short"] for entry in record["classes"])
     if n_short:

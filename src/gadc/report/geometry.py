@@ -6,15 +6,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gadc.features.rows import FeatureRows
+from gadc.features.rows import FeatureRows, SelectedRows
 from gadc.objective.cost import as_features, centre_of, centred, class_costs
 from gadc.objective.transport import partial_transport
 from gadc.runtime import generator
 
 FIT_ROWS = 10_000
 """The two main directions of so many rows are those of all of them, for the eye."""
-PLAN_ENTRIES = 8_000_000
-"""Costs of a class at a time: 64 MB. Of a larger class evenly spaced images are looked at."""
+PLAN_ENTRIES = 20_000_000
+"""Costs of a class: 160 MB. Of a larger class evenly spaced images are looked at."""
+MIN_COLUMNS_PER_ROW = 2
+"""Fewer images than this per chosen one say nothing about the rest of a class."""
 N_NEIGHBOURS = 6
 UNMATCHED_SHARE = 0.5
 """An image that gives less than half of what it could counts as left unmatched."""
@@ -98,7 +100,7 @@ def map_of(
 
 
 def class_geometry(
-    features: NDArray[np.float32],
+    features: NDArray[np.float32] | SelectedRows,
     chosen: NDArray[np.int64],
     *,
     scale: float,
@@ -109,7 +111,7 @@ def class_geometry(
     """Find the neighbours of a class's chosen images, and the images that they leave unmatched.
 
     Args:
-        features: Of the whole class [n, d].
+        features: Of the whole class [n, d]; only the rows that are looked at are read.
         chosen: Places of the chosen images in it [m].
         scale: The class's median squared distance.
         capacity: kappa: an image takes at most so many times its share of the mass.
@@ -122,8 +124,8 @@ def class_geometry(
     n_images, n_chosen = len(features), len(chosen)
     step = -(-n_images * n_chosen // PLAN_ENTRIES)
     looked_at = np.arange(0, n_images, step)
-    goal = as_features(features[looked_at])
-    picked = as_features(features[chosen])
+    goal = as_features(np.asarray(features[looked_at], dtype=np.float32))
+    picked = as_features(np.asarray(features[chosen], dtype=np.float32))
     centre = centre_of(goal)
     cost = class_costs(picked, goal, centred(picked, centre), centred(goal, centre))
     costs = cost.double().numpy()  # [m, s]
@@ -134,7 +136,9 @@ def class_geometry(
     costs[np.flatnonzero(is_there), places[is_there]] = 0.0  # exactly, as in the objective
 
     unit = scale if scale > 0.0 else 1.0
-    unused = _unused(costs, capacity, epsilon) if has_plan and capacity > 1.0 else None
+    is_enough = step == 1 or len(looked_at) >= MIN_COLUMNS_PER_ROW * n_chosen
+    has_plan = has_plan and capacity > 1.0 and is_enough
+    unused = _unused(costs, capacity, epsilon) if has_plan else None
     distance = np.sqrt(costs.min(0) / unit)
     others = costs.copy()
     others[np.flatnonzero(is_there), places[is_there]] = np.inf
@@ -153,4 +157,5 @@ def _unused(costs: NDArray[np.float64], capacity: float, epsilon: float) -> NDAr
     """Return the share of its capacity that the plan leaves each column, [n]."""
     solved = partial_transport(torch.from_numpy(costs), capacity=capacity, epsilon=epsilon)
     taken = np.asarray(solved.plan).sum(0)  # [n]
-    return np.clip(1.0 - taken * costs.shape[1] / capacity, 0.0, 1.0)
+    unused: NDArray[np.float64] = np.clip(1.0 - taken * costs.shape[1] / capacity, 0.0, 1.0)
+    return unused

@@ -95,9 +95,7 @@ def _read_selection(folder: Path, record: dict[str, Any], given: Path | None) ->
     try:
         pool = reopen_pool(folder, record, where)
     except GadcError as error:
-        remarks.append(
-            f"The map, neighbours and unmatched images are left out: {error.message}."
-        )
+        remarks.append(f"The map, neighbours and unmatched images are left out: {error.message}.")
     for remark in remarks:
         logger.warning("%s: %s", folder, remark)
     return SelectionRun(

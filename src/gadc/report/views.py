@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gadc.features.rows import SelectedRows
 from gadc.portable_names import printable
 from gadc.report import facts
 from gadc.report.geometry import UNMATCHED_SHARE, ClassGeometry, PoolMap, class_geometry, map_of
@@ -73,7 +74,10 @@ def look_at(
     if run.pool is not None:
         config = run.record["config"]
         view.plane = map_of(
-            run.pool.features.features, subset.index, n_sampled=n_sampled, seed=config["seed"]
+            run.pool.features.features,
+            subset.index[view.shown],
+            n_sampled=n_sampled,
+            seed=config["seed"],
         )
         _look_at_classes(view, show)
         view.unmatched = _unmatched(view)
@@ -95,7 +99,7 @@ def _look_at_classes(view: SelectionView, show: ProgressStyle) -> None:
             chosen = run.subset.index[run.subset.labels == label]
             scale = records[label]["scale"]
             found = class_geometry(
-                np.asarray(run.pool.features.features[rows], dtype=np.float32),
+                SelectedRows(run.pool.features.features, rows),
                 np.searchsorted(rows, chosen),
                 scale=scale,
                 capacity=config["capacity"],
@@ -237,12 +241,18 @@ def _class_rows(view: SelectionView) -> list[dict[str, Any]]:
             {
                 "place": place,
                 "rank": int(subset.rank[place]),
-                "gain": float(subset.gain[place]) / scale,
+                "change": _change(-float(subset.gain[place]) / scale, int(subset.rank[place])),
                 "path": subset.paths[place],
                 "thumbnail": _thumbnail(view, int(subset.index[place])),
             }
         )
     return list(found.values())
+
+
+def _change(value: float, rank: int) -> str:
+    """Return the objective of the first image alone, or what a further one added to it."""
+    text = f"{value:+.4f}" if rank else f"{value:.3f}"
+    return text.replace("-", "−")
 
 
 def _thumbnail(view: SelectionView, row: int) -> Any:
@@ -266,6 +276,10 @@ def _unmatched_reason(view: SelectionView) -> str:
         return "The subset was matched to another data set, so images of this one need no match."
     if view.run.record["config"]["capacity"] <= 1.0:
         return "At capacity 1 transport is balanced: every image is matched."
+    if all(seen.unused is None for seen in view.geometry.values()):
+        return (
+            "The classes are too large, for so many chosen images, to solve their transport here."
+        )
     return "No image is left more than half unmatched."
 
 

@@ -38,6 +38,11 @@ function baseLayout(more) {
 
 const CONFIG = { displayModeBar: false, displaylogo: false, responsive: true, scrollZoom: false,
   showTips: false };
+/** Whether each class has a colour of its own on the map. */
+function isByClass(run) {
+  return run.classes.length > 1 && run.classes.length <= SERIES.length;
+}
+
 const isCoarse = matchMedia("(pointer: coarse)").matches;
 
 function titled(text) {
@@ -70,7 +75,7 @@ function drawMap(element, run, state) {
   const all = plane.row.map((_, place) => place);
   const isOfClass = (place) => state.label === null || plane.label[place] === state.label;
   const isChosen = (place) => plane.rank[place] >= 0;
-  const byClass = run.classes.length > 1 && run.classes.length <= SERIES.length;
+  const byClass = isByClass(run);
   const colourOf = (place) =>
     byClass ? SERIES[plane.label[place] % SERIES.length] : colour("accent");
   const trace = (places, marker, name) => ({
@@ -128,7 +133,7 @@ function drawComparison(element, entries, measure) {
     yaxis: { tickvals: sorted.map((_, place) => place), ticktext: labels, zeroline: false,
       range: [-0.7, sorted.length - 0.3], fixedrange: true, ticklabelstandoff: 8,
       tickfont: { color: colour("ink") } },
-    margin: { l: 10, r: 24, t: 14, b: 50 },
+    margin: { l: 24, r: 24, t: 14, b: 50 },
   }), CONFIG);
 }
 
@@ -139,5 +144,7 @@ function isNarrow() {
 function format(value) {
   if (value === null) return "–";
   const size = Math.abs(value);
-  return size === 0 || (size >= 0.01 && size < 1000) ? value.toFixed(4) : value.toPrecision(4);
+  const text = size === 0 || (size >= 0.0005 && size < 1000) ? value.toFixed(4)
+    : size >= 1000 && size < 1e7 ? value.toFixed(1) : value.toExponential(2);
+  return text.replace("-", "−");
 }

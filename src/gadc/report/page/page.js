@@ -140,7 +140,7 @@ function setUpChosen(run, article, state) {
       nShown += !tile.hidden;
     }
     summary.textContent =
-      `${nShown.toLocaleString("en")} images · objective ${run.curve[state.nFirst - 1].toFixed(4)}`;
+      `${nShown.toLocaleString("en")} images · objective ${format(run.curve[state.nFirst - 1] ?? null)}`;
     redrawCurve();
   };
   const filter = article.querySelector(".class-filter");
@@ -165,6 +165,14 @@ function setUpMap(run, article, state, chosenRows) {
     element.on("plotly_unhover", hideCard);
     element.on("plotly_relayout", hideCard);
   });
+  if (isByClass(run)) {
+    const legend = article.querySelector(".legend");
+    run.classes.forEach((name, label) => {
+      const dot = make("i", { className: "dot", ariaHidden: "true" });
+      dot.style.background = SERIES[label];
+      legend.append(make("li", { className: "of-class" }, dot, make("span", { textContent: name })));
+    });
+  }
   const filter = article.querySelector(".map-class");
   if (filter) {
     filter.addEventListener("change", () => {
