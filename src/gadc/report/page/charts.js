@@ -117,7 +117,7 @@ function drawComparison(element, entries, measure) {
   const kinds = { gadc: colour("accent"), ablation: SERIES[6], peer: colour("soft"),
     random: SERIES[1] };
   element.style.height = `${Math.max(240, 30 * sorted.length + 110)}px`;
-  const labels = sorted.map((entry) => plain(shortened(entry.title, isNarrow() ? 18 : 40)));
+  const labels = sorted.map((entry) => plain(shortened(entry.title, isNarrow() ? 14 : 40)));
   Plotly.react(element, [{
     type: "scatter", mode: "markers", x: sorted.map((entry) => entry.mean),
     y: sorted.map((_, place) => place),
@@ -128,13 +128,18 @@ function drawComparison(element, entries, measure) {
       : ` · sd ${format(entry.sd)} over ${entry.n} seeds`))),
     hovertemplate: "%{text}<br>%{x:.5~g}<extra></extra>",
   }], baseLayout({
-    xaxis: { title: titled(plain(`${measure.title} · ${measure.better} is better`)),
+    xaxis: { title: titled(plain(comparisonTitle(measure))),
       zeroline: false, fixedrange: true },
     yaxis: { tickvals: sorted.map((_, place) => place), ticktext: labels, zeroline: false,
       range: [-0.7, sorted.length - 0.3], fixedrange: true, ticklabelstandoff: 8,
       tickfont: { color: colour("ink") } },
     margin: { l: 24, r: 24, t: 14, b: 50 },
   }), CONFIG);
+}
+
+function comparisonTitle(measure) {
+  return isNarrow() ? shortened(measure.title, 24)
+    : `${shortened(measure.title, 60)} · ${measure.better} is better`;
 }
 
 function isNarrow() {
