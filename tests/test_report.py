@@ -21,9 +21,9 @@ from cli_runner import Gadc, gadc_fixture  # noqa: F401 - a fixture
 from gadc.errors import InputError, MissingExtraError
 from gadc.exact import exact_partial_transport
 from gadc.images.index import open_index
-from gadc.report.build import build_report
+from gadc.report.build import TEXT_BYTES, build_report
 from gadc.report.comparison import read_comparison
-from gadc.report.document import data_block, format_number
+from gadc.report.document import data_block, format_number, plotly_source
 from gadc.report.geometry import PLAN_ENTRIES, class_geometry, map_of
 from gadc.report.thumbnails import Thumbnails, encoded
 from report_runs import (
@@ -299,6 +299,26 @@ def test_several_runs_stand_in_one_file(run: Path, tmp_path: Path) -> None:
     page = (tmp_path / "report.html").read_text()
     assert len(re.findall(r'<article class="run', page)) == 3
     assert [entry["number"] for entry in data_of(page)["selections"]] == [1, 2]
+
+
+def test_a_file_has_as_many_images_as_fit_and_says_what_is_missing(
+    run: Path, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n_plotly, n_bytes = len(plotly_source().encode()), 1000
+    monkeypatch.setattr("gadc.report.build.MAX_BYTES", n_plotly + TEXT_BYTES + n_bytes)
+    build_report([run], tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+
+    def image_bytes(page: str) -> list[int]:
+        inline = re.findall(r"webp;base64,([A-Za-z0-9+/=]+)", page)
+        listed = data_of(page)["selections"][0]["images"].values()
+        return [len(content) for content in [*inline, *(entry[1] for entry in listed if entry[1:])]]
+
+    found = image_bytes(page)
+    assert 0 < sum(found) <= n_bytes + max(found)
+    assert len(image_bytes(text)) > len(found)
+    assert f"{12 - len(found)} images are here by name alone" in page
+    assert "by name alone" not in text
 
 
 def test_features_computed_elsewhere_are_found_again(gadc: Gadc, run: Path, tmp_path: Path) -> None:

@@ -120,8 +120,7 @@ def warnings_of(
         found.append(f"{len(named):,} images can't be shown: {_examples(named)}.")
     if thumbnails is not None and thumbnails.n_left_out:
         found.append(
-            f"{thumbnails.n_left_out:,} small images (neighbours, points of the map) were left "
-            "out to keep this file small; their names are here."
+            f"{thumbnails.n_left_out:,} images are here by name alone, which keeps this file small."
         )
     if n_shown < record["n_selected"]:
         found.append(

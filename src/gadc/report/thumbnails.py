@@ -56,7 +56,6 @@ class Thumbnails:
 
     Attributes:
         faults: Images that could not be shown, and why.
-        n_left_out: Images for which there was no room.
     """
 
     def __init__(self, index: ImageIndex, *, budget_bytes: int) -> None:
@@ -65,7 +64,12 @@ class Thumbnails:
         self._made: dict[str, Thumbnail | None] = {}
         self.left_bytes = budget_bytes
         self.faults: dict[str, str] = {}
-        self.n_left_out = 0
+        self._left_out: set[str] = set()
+
+    @property
+    def n_left_out(self) -> int:
+        """Number of images for which there was no room."""
+        return len(self._left_out)
 
     def get(self, name: str, *, side_px: int, sha256: str | None = None) -> Thumbnail | None:
         """Return the thumbnail of an image, made now or before; None if there is none.
@@ -77,7 +81,7 @@ class Thumbnails:
         """
         if name not in self._made:
             if self.left_bytes <= 0:
-                self.n_left_out += 1
+                self._left_out.add(name)
                 return None
             self._made[name] = self._make(name, side_px, sha256)
         return self._made[name]
