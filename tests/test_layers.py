@@ -37,8 +37,10 @@ ALLOWED = {
     "runs": BASE
     | {"cluster", "images", "features", "subset", "search", "per_class", "job"}
     | {"condense", "export"},
+    "report": BASE | {"images", "features", "portable_names", "subset", "objective", "job", "runs"},
     "demo": BASE
     | {
+        "report",
         "images",
         "per_class",
         "runs",

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from gadc.errors import InputError
+from gadc.errors import InputError, MissingExtraError
 from gadc.evaluation.distribution import energy_distance
 from gadc.evaluation.kernel import rbf_mmd_squared
 from gadc.evaluation.manifold import coverage, recall
@@ -24,6 +25,7 @@ from gadc.features.store import FeatureSet, load_features
 from gadc.images.index import open_index
 from gadc.job.config import CondenseConfig
 from gadc.per_class.selection import ClassTask, class_objective, single_thread
+from gadc.report.build import build_report
 from gadc.runs.inputs import ImageSettings
 from gadc.runs.record import RECORD_NAME
 from gadc.runs.selection import FEATURES_FOLDER, PATHS_NAME, Request, run_selection
@@ -31,6 +33,9 @@ from gadc.runtime import ProgressStyle, generator
 from gadc.storage import exclusive, prepare_output, write_bytes, write_json
 from gadc.subset import SUBSET_NAME, Subset
 
+logger = logging.getLogger(__name__)
+
+REPORT_NAME = "report.html"
 GREY_LEVELS = 255
 DIGIT_LEVELS = 16
 """The data set's own darkest level."""
@@ -104,23 +109,35 @@ def _run_demo(out: Path, workers: int, show: ProgressStyle) -> dict[str, Any]:
     sheet = out / "selected.png"
     rows_by_class = [chosen[subset.labels == label] for label in np.unique(subset.labels)]
     write_contact_sheet(sheet, images, rows_by_class)
+    written = {
+        "digits": str(data),
+        "subset": str(run_folder / SUBSET_NAME),
+        "run": str(run_folder / RECORD_NAME),
+        "paths": str(run_folder / PATHS_NAME),
+        "images": str(images_folder),
+        "sheet": str(sheet),
+        "comparison": str(out / "comparison.json"),
+        **write_report(run_folder, out / REPORT_NAME, show),
+    }
     result = {
         "n_images": len(images),
         "n_selected": len(chosen),
         "n_random": N_RANDOM,
         "measures": [dataclasses.asdict(measure) for measure in measures],
-        "written": {
-            "digits": str(data),
-            "subset": str(run_folder / SUBSET_NAME),
-            "run": str(run_folder / RECORD_NAME),
-            "paths": str(run_folder / PATHS_NAME),
-            "images": str(images_folder),
-            "sheet": str(sheet),
-            "comparison": str(out / "comparison.json"),
-        },
+        "written": written,
     }
     write_json(out / "comparison.json", result)
     return result
+
+
+def write_report(run_folder: Path, report: Path, show: ProgressStyle) -> dict[str, str]:
+    """Write the report about a selection, and return where; nothing if plotly is missing."""
+    try:
+        build_report([run_folder], report, show=show)
+    except MissingExtraError as error:
+        logger.warning("no report: %s", error.message)
+        return {}
+    return {"report": str(report)}
 
 
 def digits() -> tuple[Images, Labels]:

@@ -19,6 +19,8 @@ SPLIT_WORD = re.compile(
 )
 """Words by which `datasets` sorts the files of an image folder into splits instead of classes."""
 DIGEST_CHARACTERS = 8
+NOT_PRINTED = frozenset(["Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"])
+"""Unicode categories of control, direction and broken characters."""
 
 
 def portable_name(name: str, *, taken: set[str], identity: str | None = None) -> str:
@@ -37,6 +39,16 @@ def portable_name(name: str, *, taken: set[str], identity: str | None = None) ->
         safe = _with_digest(safe, name if identity is None else identity)
     taken.add(comparable(safe))
     return safe
+
+
+def printable(text: str) -> str:
+    r"""Return `text` on one line, harmless to whatever shows it: odd characters as `\x1b`."""
+    return "".join(
+        character.encode("unicode_escape").decode("ascii")
+        if unicodedata.category(character) in NOT_PRINTED
+        else character
+        for character in text
+    )
 
 
 def comparable(name: str) -> str:

@@ -3,19 +3,18 @@
 import json
 import re
 import sys
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gadc.portable_names import printable as printable
+
 if TYPE_CHECKING:
     from gadc.runtime import ProgressStyle
 
 COLUMN_GAP = "  "
-NOT_PRINTED = frozenset(["Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"])
-"""Unicode categories of control, direction and broken characters."""
 NUMBER = re.compile(r"[-+]?[\d,]+(\.\d+)?%?( ± [\d.]+%?)?")
 
 AsJson = Annotated[
@@ -69,16 +68,6 @@ def emit_error(message: str, code: str, *, as_json: bool) -> None:
     sys.stderr.write(f"error: {printable(one_line)} [{code}]\n")
     if as_json:
         sys.stdout.write(json.dumps({"error": {"code": code, "message": message}}) + "\n")
-
-
-def printable(text: str) -> str:
-    r"""Return `text` on one line, harmless to a terminal: odd characters as `\x1b` or `\u202e`."""
-    return "".join(
-        character.encode("unicode_escape").decode("ascii")
-        if unicodedata.category(character) in NOT_PRINTED
-        else character
-        for character in text
-    )
 
 
 def table(rows: Sequence[Sequence[str]], *, headers: Sequence[str] = ()) -> str:

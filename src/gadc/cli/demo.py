@@ -42,7 +42,7 @@ def demo(
     """Show the main job on 1,797 real images in less than a minute, without any download.
 
     Writes scikit-learn's handwritten digits as a folder of images, selects ten of each digit,
-    exports them, and compares them with random choices.
+    exports them, compares them with random choices, and writes a report to look at.
     """
     from gadc.demo import run_demo
 
@@ -67,9 +67,11 @@ def _as_text(result: dict[str, Any]) -> str:
         [written["paths"], "their paths"],
         [written["run"], "settings, objective and its bound for every class, versions"],
         [written["images"], "the selected images as a folder with one folder per class"],
-        [written["sheet"], "the selected images on one sheet: look at this first"],
+        [written["sheet"], "the selected images on one sheet"],
         [written["comparison"], "the table above in full"],
     ]
+    if "report" in written:
+        files.append([written["report"], "all about the selection: open this in a browser"])
     return "\n\n".join(
         [
             INTRODUCTION.format(**result),

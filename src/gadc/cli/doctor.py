@@ -15,6 +15,7 @@ EXTRAS = {
     "torchvision": ("torchvision", "Inception v3, ResNets and GoogLeNet with ImageNet weights"),
     "timm": ("timm", "several hundred more vision models"),
     "ray": ("ray", "work on several machines: --engine ray"),
+    "report": ("plotly", "gadc report: one HTML file about selections and comparisons"),
 }
 """By the name of the extra: its library, and what that adds."""
 GIB = 1 << 30

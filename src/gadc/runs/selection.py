@@ -317,6 +317,7 @@ def _record(
         "data": os.path.abspath(request.data),
         "out": str(request.out),
         "images": None if source is None else source.as_json(),
+        "inputs": _described_inputs(request),
         **{name: value for name, value in provenance.items() if name not in ("keep", "exclude")},
         "n_kept": len(provenance["keep"]),
         "n_barred": len(provenance["exclude"]),
@@ -338,6 +339,17 @@ def _record(
             "torch": str(torch.__version__),
             "python": platform.python_version(),
         },
+    }
+
+
+def _described_inputs(request: Request) -> dict[str, Any]:
+    """Return what is needed to find the features again that were not computed here."""
+    features, labels_file = request.features, request.labels_file
+    return {
+        "features": None if features is None else os.path.abspath(features),
+        "labels_file": None if labels_file is None else os.path.abspath(labels_file),
+        "labels": request.images.labels,
+        "label_column": request.images.label_column,
     }
 
 

@@ -1,0 +1,146 @@
+"""From finished runs to one HTML file."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import gadc
+from gadc.errors import InputError
+from gadc.report.document import plotly_source, render
+from gadc.report.reading import ComparisonRun, SelectionRun, read_run
+from gadc.report.views import as_context, as_data, comparison_data, look_at, metadata_text
+from gadc.runtime import ProgressStyle
+from gadc.storage import write_text
+
+MAX_BYTES = 15_000_000
+"""What still travels by mail, and opens at once."""
+TEXT_BYTES = 2_000_000
+"""Of it for everything but images and plotly: names, numbers, tables of a thousand images."""
+DEFAULT_SAMPLED = 2_000
+KINDS = {
+    "gadc": "gadc",
+    "ablation": "gadc with a part left out",
+    "peer": "other methods",
+    "random": "random",
+}
+FIRST_LINES = "<!DOCTYPE html>\n<!-- gadc report -->"
+
+
+def build_report(
+    runs: Sequence[Path],
+    out: Path,
+    *,
+    source: Path | None = None,
+    n_sampled: int = DEFAULT_SAMPLED,
+    show: ProgressStyle = "silent",
+) -> dict[str, Any]:
+    """Write a report about runs: selections and comparisons.
+
+    Args:
+        runs: Folders that `gadc select` or `gadc compare` wrote.
+        out: The HTML file. An earlier report there is replaced, anything else is not.
+        source: Where the images are now, if not where they were selected from.
+        n_sampled: Images of the pool on each map, drawn at random from larger pools.
+        show: See `gadc.runtime.progress`.
+
+    Returns:
+        What was written: `out`, `n_bytes`, and what of each run is in it.
+
+    Raises:
+        InputError: A folder that is no finished run, a file in the way, bad arguments, or no
+            plotly.
+        RunError: A file of a run is not what was written, or the disk is full.
+    """
+    if not runs:
+        raise InputError("no_runs", "a report needs at least one run; name a folder")
+    if n_sampled < 1:
+        raise InputError("bad_argument", f"n_sampled={n_sampled} must be at least 1")
+    _check_output(out)
+    budget_bytes = MAX_BYTES - TEXT_BYTES - len(plotly_source().encode())
+    opened = [read_run(run, source=source) for run in runs]
+    selections = [run for run in opened if isinstance(run, SelectionRun)]
+    comparisons = [run for run in opened if isinstance(run, ComparisonRun)]
+    if source is not None and not selections:
+        raise InputError("option_unused", f"source={source} is for the images of a selection")
+    views = [
+        look_at(
+            run,
+            number=number,
+            n_sampled=n_sampled,
+            budget_bytes=budget_bytes // len(selections),
+            show=show,
+        )
+        for number, run in enumerate(selections, start=1)
+    ]
+    text = render(
+        {
+            "version": gadc.__version__,
+            "selections": [as_context(view) for view in views],
+            "comparisons": [
+                _comparison_context(run, number) for number, run in enumerate(comparisons, start=1)
+            ],
+        },
+        {
+            "selections": [as_data(view) for view in views],
+            "comparisons": [
+                {"number": number, **comparison_data(run.comparison)}
+                for number, run in enumerate(comparisons, start=1)
+            ],
+        },
+        title=f"{_name(opened[0])}: gadc report",
+    )
+    write_text(out, text)
+    return {
+        "out": str(out),
+        "n_bytes": len(text.encode()),
+        "selections": [
+            {
+                "run": str(view.run.folder),
+                "n_chosen": view.run.subset.n_images,
+                "n_shown": len(view.shown),
+                "n_on_map": 0 if view.plane is None else view.plane.n_pool,
+                "has_images": view.run.index is not None,
+                "n_unmatched": sum(int(each.is_unmatched.sum()) for each in view.geometry.values()),
+            }
+            for view in views
+        ],
+        "comparisons": [
+            {"run": str(run.folder), "n_methods": len(run.comparison.methods)}
+            for run in comparisons
+        ],
+    }
+
+
+def _comparison_context(run: ComparisonRun, number: int) -> dict[str, Any]:
+    found = run.comparison
+    kinds = {method["kind"] for method in found.methods}
+    return {
+        "number": number,
+        "name": _name(run),
+        "n_methods": len(found.methods),
+        "n_measures": len(found.measures),
+        "by_class": found.by_class,
+        "kinds": [(kind, KINDS[kind]) for kind in KINDS if kind in kinds],
+        "metadata_text": metadata_text(found.metadata),
+    }
+
+
+def _name(run: SelectionRun | ComparisonRun) -> str:
+    return os.path.basename(os.path.abspath(run.folder))
+
+
+def _check_output(out: Path) -> None:
+    """Refuse what can't be written, or must not be overwritten, before any work is done."""
+    if out.is_dir():
+        raise InputError("output_is_folder", f"output {out} is a folder; name a file")
+    if not out.parent.is_dir():
+        raise InputError("output_not_writable", f"there is no folder {out.parent}; make it first")
+    if not out.exists():
+        return
+    with out.open("rb") as file:
+        if file.read(len(FIRST_LINES)) != FIRST_LINES.encode():
+            raise InputError(
+                "output_exists",
+                f"{out} exists and is no report; remove it or name another file",
+            )
