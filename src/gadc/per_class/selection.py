@@ -197,7 +197,7 @@ def select_class(task: ClassTask) -> ClassSelection:
         terms=found.terms,
         scale=objective.scale,
         is_swap_optimal=found.is_swap_optimal,
-        has_converged=row_error <= objective.problem.tol,
+        has_converged=row_error <= objective.problem.tol * objective.problem.capacity,
         start=found.start,
         start_values=found.start_values,
         counts=dataclasses.asdict(
