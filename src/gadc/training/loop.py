@@ -1,0 +1,377 @@
+"""The training loop."""
+
+import contextlib
+import dataclasses
+import logging
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from gadc.errors import InputError, MissingExtraError, RunError
+from gadc.runtime import ProgressStyle, progress
+from gadc.storage import exclusive, prepare_output
+from gadc.training.checkpoint import checkpoint_path, load_latest, save_checkpoint
+from gadc.training.conditions import Conditions
+from gadc.training.config import TrainConfig
+from gadc.training.engine import Engine
+from gadc.training.images import TrainingImages
+from gadc.training.journal import LOSSES_NAME, Journal
+from gadc.training.latents import training_inputs
+from gadc.training.record import RECORD_NAME, RunRecord, describe, save_texts
+from gadc.training.spaces import DiffusionSpace, LatentSpace, open_space
+from gadc.training.stream import StreamSettings, batches
+from gadc.training.throughput import peak_flops, training_flops
+
+if TYPE_CHECKING:
+    from accelerate.accelerator import Accelerator
+
+logger = logging.getLogger(__name__)
+
+EXIT_TERMINATED = 128 + signal.SIGTERM
+
+Preview = Callable[[Path, RunRecord, DiffusionSpace, Mapping[str, torch.Tensor], int], None]
+"""Called with the run's folder, its record, the space, weights and the step; draws samples."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How a run ended.
+
+    Attributes:
+        run: Its folder.
+        step: Steps done in all.
+        n_steps: Steps done now.
+        loss: Mean over the last interval; None if nothing was left to do.
+        images_per_second: Over the steps done now; None likewise.
+        flops_share: Part of the device's peak that these used; None where the peak is unknown.
+        checkpoint: The last file.
+    """
+
+    run: Path
+    step: int
+    n_steps: int
+    loss: float | None
+    images_per_second: float | None
+    flops_share: float | None
+    checkpoint: Path
+
+
+def train(
+    images: TrainingImages,
+    config: TrainConfig,
+    out: Path,
+    *,
+    conditions: Conditions | None = None,
+    preview: Preview | None = None,
+    device: str = "auto",
+    wait_seconds: float = 0.0,
+    show: ProgressStyle = "silent",
+) -> TrainResult:
+    """Train a model, or go on with a run where it stopped.
+
+    Several processes, started by `accelerate launch`, share each batch.
+
+    Args:
+        images: What to train on.
+        config: See `TrainConfig`.
+        out: The run's folder; a new one, or that of the same run.
+        conditions: Texts and visual targets of at least these images.
+        preview: Draws samples every `config.preview_every` steps.
+        device: `auto` or `cpu`.
+        wait_seconds: How long to wait for another process that uses the folder.
+        show: See `gadc.runtime.progress`.
+
+    Raises:
+        MissingExtraError: accelerate or diffusers is not installed.
+        InputError: Something doesn't fit together, or `output_in_use`: the folder is that of
+            another run.
+        RunError: `loss_not_finite`, `disk_full`; the last checkpoint is whole and kept.
+    """
+    accelerator = _accelerator(config, out, device)
+    lock: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+    if accelerator.is_main_process:
+        prepare_output(out, images.index.source)
+        lock = exclusive(out, wait_seconds=wait_seconds)
+    with lock:
+        accelerator.wait_for_everyone()
+        return _train(accelerator, images, config, out, conditions, preview, show)
+
+
+def _accelerator(config: TrainConfig, out: Path, device: str) -> "Accelerator":
+    try:
+        from accelerate.accelerator import Accelerator
+        from accelerate.state import AcceleratorState
+    except ImportError as error:
+        raise MissingExtraError(
+            "missing_extra", "training needs accelerate: pip install 'gadc[train]'"
+        ) from error
+    if device not in ("auto", "cpu"):
+        raise InputError(
+            "unknown_device",
+            f"device {device!r}: training takes auto or cpu; choose GPUs with CUDA_VISIBLE_DEVICES "
+            "and start one process each with `accelerate launch`",
+        )
+    # accelerate keeps precision and device of the process's first run and refuses others.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    torch.backends.cuda.matmul.allow_tf32 = True
+    torch.backends.cudnn.allow_tf32 = True
+    try:
+        return Accelerator(
+            mixed_precision=config.precision,
+            cpu=device == "cpu",
+            log_with=None if config.tracker == "none" else config.tracker,
+            project_dir=str(out),
+            dynamo_backend="inductor" if config.compile else "no",
+        )
+    except ValueError as error:
+        raise InputError(
+            "precision_unavailable",
+            f"precision={config.precision!r} or tracker={config.tracker!r} can't be used here: "
+            f"{error}",
+        ) from error
+
+
+def _train(
+    accelerator: "Accelerator",
+    images: TrainingImages,
+    config: TrainConfig,
+    out: Path,
+    conditions: Conditions | None,
+    preview: Preview | None,
+    show: ProgressStyle,
+) -> TrainResult:
+    is_main = bool(accelerator.is_main_process)
+    if not is_main:
+        show = "silent"
+    space = open_space(config, accelerator.device)
+    if conditions is not None:
+        conditions = conditions.of_images(images.ids)
+    record = describe(config, images, space, conditions)
+    if is_main:
+        _claim(out, record)
+        if conditions is not None:
+            save_texts(out, conditions, images.labels if record.shape.n_classes else None)
+    with accelerator.main_process_first():
+        inputs = training_inputs(
+            images,
+            space,
+            resolution_px=config.resolution_px,
+            both=config.flip,
+            cache=out,
+            show=show,
+        )
+    inputs.to(accelerator.device)
+    labels = None
+    if record.shape.n_classes and images.labels is not None:
+        labels = torch.from_numpy(images.labels)
+    engine = Engine(accelerator, config, record.shape, inputs, labels, conditions)
+    start = 0
+    if (found := load_latest(out, set_aside=is_main)) is not None:
+        engine.restore(found)
+        start = found.step
+        logger.info("going on from step %d of %s", start, out)
+    accelerator.wait_for_everyone()
+    stream = StreamSettings(
+        seed=config.seed,
+        n_images=images.n_images,
+        batch_size=config.batch_size,
+        shape=(space.channels, space.side, space.side),
+        flip=config.flip,
+        drop_probability=config.drop_probability,
+        has_posterior=isinstance(space, LatentSpace),
+    )
+    loop = _Loop(accelerator, engine, record, stream, space, out, preview)
+    return loop.run(start, show)
+
+
+def _claim(out: Path, record: RunRecord) -> None:
+    """Write the record, unless the folder is that of another run."""
+    if (out / RECORD_NAME).is_file():
+        known = RunRecord.load(out)
+        if different := known.differences(record):
+            raise InputError(
+                "output_in_use",
+                f"{out} is another run: {', '.join(different)}; choose a new folder, or give what "
+                "that run was given",
+            )
+    record.save(out)
+
+
+class _Loop:
+    """Steps, with what has to happen now and then between them."""
+
+    def __init__(
+        self,
+        accelerator: "Accelerator",
+        engine: Engine,
+        record: RunRecord,
+        stream: StreamSettings,
+        space: DiffusionSpace,
+        out: Path,
+        preview: Preview | None,
+    ) -> None:
+        self._accelerator, self._engine, self._record = accelerator, engine, record
+        self._stream, self._space, self._out, self._preview = stream, space, out, preview
+        self._config = record.config
+        self._is_main = bool(accelerator.is_main_process)
+        self._sums: dict[str, torch.Tensor] = {}
+        self._n_summed = 0
+        self._last_loss: float | None = None
+        self._peak = peak_flops(engine.device, record.config.precision)
+
+    def run(self, start: int, show: ProgressStyle) -> TrainResult:
+        """Do the steps from `start` to the end."""
+        config = self._config
+        if self._is_main:
+            self._journal = Journal(self._out / LOSSES_NAME, step=start)
+        if config.tracker != "none":
+            self._accelerator.init_trackers("trackers", config={"model": config.model})
+        self._mark, self._marked_step, self._saved = time.monotonic(), start, start
+        seconds_training = 0.0
+        with (
+            progress("train", max(config.steps - start, 0), style=show) as bar,
+            _signals() as ended,
+        ):
+            for step, batch in batches(self._stream, start, config.steps):
+                began = time.monotonic()
+                self._add(self._engine.step(step, batch))
+                done = step + 1
+                is_end = done == config.steps or bool(ended)
+                if is_end or done % config.checkpoint_every == 0:
+                    self._log(done)
+                    self._save(done)
+                elif done % config.log_every == 0:
+                    self._log(done)
+                seconds_training += time.monotonic() - began
+                if config.preview_every and done % config.preview_every == 0:
+                    self._draw(done)
+                bar.advance()
+                if ended:
+                    break
+        if config.tracker != "none":
+            self._accelerator.end_training()
+        if ended:
+            raise ended[0]
+        return self._result(start, seconds_training)
+
+    def _add(self, values: dict[str, torch.Tensor]) -> None:
+        """Sum up without waiting for the device."""
+        for name, value in values.items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+        self._n_summed += 1
+
+    def _log(self, done: int) -> None:
+        """Write the means since the last line; stop if one is no number."""
+        if not self._n_summed:
+            return
+        names = sorted(self._sums)
+        local = torch.stack([self._sums[name].float() for name in names]) / self._n_summed
+        mean = self._accelerator.reduce(local, reduction="mean").tolist()
+        values = dict(zip(names, mean, strict=True))
+        n_steps, self._n_summed, self._sums = self._n_summed, 0, {}
+        if not math.isfinite(values["loss"]):
+            raise self._not_finite(done, f"the loss was {values['loss']}")
+        self._last_loss = values["loss"]
+        now = time.monotonic()
+        rate = n_steps * self._config.batch_size / max(now - self._mark, 1e-9)
+        self._mark = now
+        values["images_per_second"] = rate
+        if (share := self._flops_share(rate)) is not None:
+            values["flops_share"] = share
+        if self._is_main:
+            finite = {
+                name: value if math.isfinite(value) else None for name, value in values.items()
+            }
+            self._journal.append({"step": done, "n_steps": n_steps, **finite})
+        if self._config.tracker != "none":
+            self._accelerator.log(values, step=done)
+
+    def _not_finite(self, done: int, what: str) -> RunError:
+        kept = f"the checkpoint of step {self._saved} is kept" if self._saved else "none is saved"
+        return RunError(
+            "loss_not_finite",
+            f"{what} between step {self._saved} and step {done}; {kept}. Train in a new folder "
+            "with a lower learning_rate, a grad_clip, or precision bf16 instead of fp16",
+        )
+
+    def _flops_share(self, images_per_second: float) -> float | None:
+        if self._peak is None:
+            return None
+        used = images_per_second * training_flops(self._record.shape)
+        return used / (self._peak * int(self._accelerator.num_processes))
+
+    def _save(self, done: int) -> None:
+        if not self._engine.is_finite():
+            raise self._not_finite(done, "a weight became no number")
+        if self._is_main:
+            metadata = {"identity": self._config.identity, **self._engine.metadata()}
+            save_checkpoint(self._out, done, self._engine.tensors(), metadata)
+        self._saved = done
+        self._accelerator.wait_for_everyone()
+        self._mark = time.monotonic()
+
+    def _draw(self, done: int) -> None:
+        if self._is_main and self._preview is not None:
+            decays = self._config.ema_decays
+            weights = (
+                self._engine.averages.weights_of(decays[0])
+                if decays
+                else {name: p.detach() for name, p in self._engine.network.named_parameters()}
+            )
+            self._preview(self._out, self._record, self._space, weights, done)
+        self._accelerator.wait_for_everyone()
+        self._mark = time.monotonic()
+
+    def _result(self, start: int, seconds: float) -> TrainResult:
+        step = max(start, self._config.steps)
+        n_steps = step - start
+        rate = n_steps * self._config.batch_size / seconds if n_steps else None
+        return TrainResult(
+            run=self._out,
+            step=step,
+            n_steps=n_steps,
+            loss=self._last_loss,
+            images_per_second=rate,
+            flops_share=None if rate is None else self._flops_share(rate),
+            checkpoint=checkpoint_path(self._out, step),
+        )
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[BaseException]]:
+    """Collect SIGINT and SIGTERM: a step is finished and saved before the run ends.
+
+    A second signal of the same kind acts at once.
+    """
+    received: list[BaseException] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        is_keyboard = number == signal.SIGINT
+        received.append(KeyboardInterrupt() if is_keyboard else SystemExit(EXIT_TERMINATED))
+        signal.signal(number, before[signal.Signals(number)])
+
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def as_json(result: TrainResult) -> dict[str, Any]:
+    """Return a result for scripts."""
+    found = dataclasses.asdict(result)
+    return {**found, "run": str(result.run), "checkpoint": str(result.checkpoint)}
