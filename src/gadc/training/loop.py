@@ -100,7 +100,7 @@ def train(
     if accelerator.is_main_process:
         prepare_output(out, images.index.source)
         lock = exclusive(out, wait_seconds=wait_seconds)
-    with lock:
+    with lock, _tf32():
         accelerator.wait_for_everyone()
         return _train(accelerator, images, config, out, conditions, preview, show)
 
@@ -121,8 +121,6 @@ def _accelerator(config: TrainConfig, out: Path, device: str) -> "Accelerator":
         )
     # accelerate keeps precision and device of the process's first run and refuses others.
     AcceleratorState._reset_state(reset_partial_state=True)
-    torch.backends.cuda.matmul.allow_tf32 = True
-    torch.backends.cudnn.allow_tf32 = True
     try:
         return Accelerator(
             mixed_precision=config.precision,
@@ -137,6 +135,17 @@ def _accelerator(config: TrainConfig, out: Path, device: str) -> "Accelerator":
             f"precision={config.precision!r} or tracker={config.tracker!r} can't be used here: "
             f"{error}",
         ) from error
+
+
+@contextlib.contextmanager
+def _tf32() -> Iterator[None]:
+    """Let tensor cores round float32 products to TF32 while a model trains, and only then."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def _train(
@@ -174,7 +183,9 @@ def _train(
         labels = torch.from_numpy(images.labels)
     engine = Engine(accelerator, config, record.shape, inputs, labels, conditions)
     start = 0
-    if (found := load_latest(out, set_aside=is_main)) is not None:
+    with accelerator.main_process_first():
+        found = load_latest(out, set_aside=is_main)
+    if found is not None:
         engine.restore(found)
         start = found.step
         logger.info("going on from step %d of %s", start, out)
