@@ -1,7 +1,7 @@
-"""Training runs of one process, some of them killed: OUT IMAGES STEP ... (steps to be killed at).
+"""Training runs of one process: STRAIGHT KILLED IMAGES STEP ... (steps to be killed at).
 
-Each run is a fork of this process, killed by SIGKILL in the middle of a step; the last one, after
-all kills, ends by itself.
+Each killed run is a fork of this process, ended by SIGKILL in the middle of a step; the one after
+all kills, and the one in a folder of its own, end by themselves.
 """
 
 import os
@@ -33,8 +33,8 @@ def run(out: Path, images: Path, kill_at: int | None) -> None:
 
 
 if __name__ == "__main__":
-    out, images = Path(sys.argv[1]), Path(sys.argv[2])
-    for kill_at in map(int, sys.argv[3:]):
+    straight, out, images = map(Path, sys.argv[1:4])
+    for kill_at in map(int, sys.argv[4:]):
         child = os.fork()
         if child == 0:
             run(out, images, kill_at)
@@ -43,3 +43,4 @@ if __name__ == "__main__":
         if not os.WIFSIGNALED(status):
             sys.exit("the run was not killed")
     run(out, images, None)
+    run(straight, images, None)

@@ -34,6 +34,11 @@ def save_tensors(
         RunError: `disk_full` or `write_failed`; the file that was there before is still whole.
     """
     held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    pointers: set[int] = set()
+    for name, tensor in held.items():  # safetensors refuses two names for the same memory
+        if tensor.data_ptr() in pointers:
+            held[name] = tensor.clone()
+        pointers.add(tensor.data_ptr())
     described = {**metadata, DIGEST_KEY: _digest(held, metadata)}
 
     def write(temporary: Path) -> None:
