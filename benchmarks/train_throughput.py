@@ -23,10 +23,10 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL
 
-from gadc.training import loop
 from gadc.training.config import TrainConfig
 from gadc.training.engine import Engine, new_network
 from gadc.training.latents import TrainingInputs
+from gadc.training.machine import open_accelerator
 from gadc.training.spaces import LatentSpace, to_signed
 from gadc.training.stream import StreamSettings, batches
 from gadc.training.throughput import peak_flops, training_flops
@@ -103,7 +103,7 @@ def gadc_loop(
     inputs: TrainingInputs, config: TrainConfig, shape: TransformerShape, folder: Path, n_steps: int
 ) -> Callable[[int], None]:
     """Return a step of gadc's loop, with the noise of its stream."""
-    accelerator = loop._accelerator(config, folder, "auto")
+    accelerator = open_accelerator(config, folder, "auto")
     inputs.to(accelerator.device)
     labels = torch.from_numpy(np.arange(inputs.n_images) % N_CLASSES)
     engine = Engine(accelerator, config, shape, inputs, labels, None)

@@ -15,7 +15,6 @@ import torch
 
 from gadc.errors import InputError, RunError
 from gadc.storage import escape_name
-from gadc.training import loop as loop_module
 from gadc.training import tensor_files
 from gadc.training.checkpoint import checkpoint_path, load_latest, saved_steps
 from gadc.training.conditions import CONDITIONS_NAME, Conditions, find_conditions
@@ -24,7 +23,8 @@ from gadc.training.engine import Engine, new_network
 from gadc.training.journal import LOSSES_NAME, read_losses
 from gadc.training.latents import LATENTS_NAME, training_inputs
 from gadc.training.loop import train
-from gadc.training.record import RunRecord
+from gadc.training.machine import open_accelerator
+from gadc.training.record import RunRecord, describe
 from gadc.training.spaces import LatentSpace, open_space, to_signed
 from gadc.training.stream import Batch, StreamSettings, batches, draw_batch
 from gadc.training.tensor_files import load_tensors, save_tensors
@@ -132,9 +132,9 @@ def test_one_batch_can_be_learned_by_heart(tmp_path: Path, model: str) -> None:
 
 def fixed_engine(tmp_path: Path, images: Any, config: TrainConfig) -> tuple[Engine, Batch]:
     """Return an engine and one batch, to be trained on again and again."""
-    accelerator = loop_module._accelerator(config, tmp_path, "cpu")
+    accelerator = open_accelerator(config, tmp_path, "cpu")
     space = open_space(config, torch.device("cpu"))
-    record = loop_module.describe(config, images, space, None)
+    record = describe(config, images, space, None)
     inputs = training_inputs(
         images, space, resolution_px=config.resolution_px, both=config.flip, cache=tmp_path
     )

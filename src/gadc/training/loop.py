@@ -4,18 +4,15 @@ import contextlib
 import dataclasses
 import logging
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from gadc.errors import InputError, MissingExtraError, RunError
+from gadc.errors import InputError, RunError
 from gadc.runtime import ProgressStyle, progress
 from gadc.storage import exclusive, prepare_output
 from gadc.training.checkpoint import checkpoint_path, load_latest, save_checkpoint
@@ -25,6 +22,7 @@ from gadc.training.engine import Engine
 from gadc.training.images import TrainingImages
 from gadc.training.journal import LOSSES_NAME, Journal
 from gadc.training.latents import training_inputs
+from gadc.training.machine import noted_signals, open_accelerator, tf32
 from gadc.training.record import RECORD_NAME, RunRecord, describe, save_texts
 from gadc.training.spaces import DiffusionSpace, LatentSpace, open_space
 from gadc.training.stream import StreamSettings, batches
@@ -34,8 +32,6 @@ if TYPE_CHECKING:
     from accelerate.accelerator import Accelerator
 
 logger = logging.getLogger(__name__)
-
-EXIT_TERMINATED = 128 + signal.SIGTERM
 
 Preview = Callable[[Path, RunRecord, DiffusionSpace, Mapping[str, torch.Tensor], int], None]
 """Called with the run's folder, its record, the space, weights and the step; draws samples."""
@@ -95,57 +91,14 @@ def train(
             another run.
         RunError: `loss_not_finite`, `disk_full`; the last checkpoint is whole and kept.
     """
-    accelerator = _accelerator(config, out, device)
+    accelerator = open_accelerator(config, out, device)
     lock: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
     if accelerator.is_main_process:
         prepare_output(out, images.index.source)
         lock = exclusive(out, wait_seconds=wait_seconds)
-    with lock, _tf32():
+    with lock, tf32():
         accelerator.wait_for_everyone()
         return _train(accelerator, images, config, out, conditions, preview, show)
-
-
-def _accelerator(config: TrainConfig, out: Path, device: str) -> "Accelerator":
-    try:
-        from accelerate.accelerator import Accelerator
-        from accelerate.state import AcceleratorState
-    except ImportError as error:
-        raise MissingExtraError(
-            "missing_extra", "training needs accelerate: pip install 'gadc[train]'"
-        ) from error
-    if device not in ("auto", "cpu"):
-        raise InputError(
-            "unknown_device",
-            f"device {device!r}: training takes auto or cpu; choose GPUs with CUDA_VISIBLE_DEVICES "
-            "and start one process each with `accelerate launch`",
-        )
-    # accelerate keeps precision and device of the process's first run and refuses others.
-    AcceleratorState._reset_state(reset_partial_state=True)
-    try:
-        return Accelerator(
-            mixed_precision=config.precision,
-            cpu=device == "cpu",
-            log_with=None if config.tracker == "none" else config.tracker,
-            project_dir=str(out),
-            dynamo_backend="inductor" if config.compile else "no",
-        )
-    except ValueError as error:
-        raise InputError(
-            "precision_unavailable",
-            f"precision={config.precision!r} or tracker={config.tracker!r} can't be used here: "
-            f"{error}",
-        ) from error
-
-
-@contextlib.contextmanager
-def _tf32() -> Iterator[None]:
-    """Let tensor cores round float32 products to TF32 while a model trains, and only then."""
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = True
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def _train(
@@ -246,32 +199,58 @@ class _Loop:
         if config.tracker != "none":
             self._accelerator.init_trackers("trackers", config={"model": config.model})
         self._mark, self._marked_step, self._saved = time.monotonic(), start, start
-        seconds_training = 0.0
+        self._seconds_apart = 0.0
+        started = self._mark
         with (
             progress("train", max(config.steps - start, 0), style=show) as bar,
-            _signals() as ended,
+            noted_signals() as ended,
         ):
             for step, batch in batches(self._stream, start, config.steps):
-                began = time.monotonic()
                 self._add(self._engine.step(step, batch))
                 done = step + 1
-                is_end = done == config.steps or bool(ended)
-                if is_end or done % config.checkpoint_every == 0:
+                is_asked = self._is_asked_to_end(ended, done)
+                if is_asked or done == config.steps or done % config.checkpoint_every == 0:
                     self._log(done)
-                    self._save(done)
+                    with self._apart():
+                        self._save(done)
                 elif done % config.log_every == 0:
                     self._log(done)
-                seconds_training += time.monotonic() - began
                 if config.preview_every and done % config.preview_every == 0:
-                    self._draw(done)
+                    with self._apart():
+                        self._draw(done)
                 bar.advance()
-                if ended:
+                if is_asked:
                     break
         if config.tracker != "none":
             self._accelerator.end_training()
         if ended:
             raise ended[0]
-        return self._result(start, seconds_training)
+        return self._result(start, time.monotonic() - started - self._seconds_apart)
+
+    @contextlib.contextmanager
+    def _apart(self) -> Iterator[None]:
+        """Leave the time of what is no training out of the images per second."""
+        began = time.monotonic()
+        yield
+        seconds = time.monotonic() - began
+        self._mark += seconds
+        self._seconds_apart += seconds
+
+    def _is_asked_to_end(self, ended: list[BaseException], done: int) -> bool:
+        """Tell whether a signal came, to this process or, at every line of the log, to another.
+
+        Processes have to stop at the same step: they wait for each other's gradients.
+        """
+        if int(self._accelerator.num_processes) == 1:
+            return bool(ended)
+        if done % self._config.log_every:
+            return False
+        flag = torch.tensor(float(bool(ended)), device=self._engine.device)
+        if not float(self._accelerator.reduce(flag, reduction="sum")):
+            return False
+        if not ended:
+            ended.append(KeyboardInterrupt())
+        return True
 
     def _add(self, values: dict[str, torch.Tensor]) -> None:
         """Sum up without waiting for the device."""
@@ -327,7 +306,6 @@ class _Loop:
             save_checkpoint(self._out, done, self._engine.tensors(), metadata)
         self._saved = done
         self._accelerator.wait_for_everyone()
-        self._mark = time.monotonic()
 
     def _draw(self, done: int) -> None:
         if self._is_main and self._preview is not None:
@@ -339,7 +317,6 @@ class _Loop:
             )
             self._preview(self._out, self._record, self._space, weights, done)
         self._accelerator.wait_for_everyone()
-        self._mark = time.monotonic()
 
     def _result(self, start: int, seconds: float) -> TrainResult:
         step = max(start, self._config.steps)
@@ -354,32 +331,6 @@ class _Loop:
             flops_share=None if rate is None else self._flops_share(rate),
             checkpoint=checkpoint_path(self._out, step),
         )
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[list[BaseException]]:
-    """Collect SIGINT and SIGTERM: a step is finished and saved before the run ends.
-
-    A second signal of the same kind acts at once.
-    """
-    received: list[BaseException] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def note(number: int, _frame: FrameType | None) -> None:
-        is_keyboard = number == signal.SIGINT
-        received.append(KeyboardInterrupt() if is_keyboard else SystemExit(EXIT_TERMINATED))
-        signal.signal(number, before[signal.Signals(number)])
-
-    for number in before:
-        signal.signal(number, note)
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def as_json(result: TrainResult) -> dict[str, Any]:
