@@ -192,6 +192,24 @@ def test_processes_share_the_images(
         assert np.abs(first - second).max() <= 1
 
 
+def test_batch_is_halved_when_memory_runs_out(
+    runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = SamplingModel.sample
+    sizes = []
+
+    def small(self: SamplingModel, numbers: list[int], *rest: Any) -> Any:
+        sizes.append(len(numbers))
+        if len(numbers) > 2:
+            raise torch.cuda.OutOfMemoryError
+        return make(self, numbers, *rest)
+
+    monkeypatch.setattr(SamplingModel, "sample", small)
+    result = sample(runs["flow"], sampling(), tmp_path / "out", batch_size=5)
+    assert (result.n_made, result.is_complete) == (5, True)
+    assert sizes == [5, 2, 2, 1]
+
+
 def test_npz_is_what_adm_reads(runs: dict[str, Path], tmp_path: Path) -> None:
     result = sample(runs["ddpm"], sampling(), tmp_path / "out", form="npz")
     with np.load(result.images, allow_pickle=False) as arrays:

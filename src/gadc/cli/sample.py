@@ -51,7 +51,7 @@ def sample(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder that `gadc train` wrote.")],
     out: options.OutFolder,
     n_samples: Annotated[
-        int, typer.Option("--n", "-n", metavar="N", help="How many images.")
+        int, typer.Option("--n-samples", "-n", metavar="N", help="How many images.")
     ] = 50_000,
     sampler: Annotated[
         SamplerName | None,

@@ -196,7 +196,7 @@ def train(
     ema_decays: Annotated[
         list[float] | None,
         typer.Option(
-            "--ema",
+            "--ema-decays",
             metavar="DECAY",
             help="Keep an average of the weights with this decay; may be given several times. "
             "Default: 0.9999.",

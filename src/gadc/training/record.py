@@ -160,7 +160,7 @@ def _check_targets(visual: torch.Tensor, shape: TransformerShape, *, flip: bool)
         raise InputError(
             "flip_without_mirror",
             "the visual targets are of one orientation only, but images are flipped; attach both, "
-            "or train with flip=False",
+            "or train without flips",
         )
 
 
