@@ -12,7 +12,7 @@ from gadc.errors import InputError
 from gadc.storage import escape_name
 from gadc.training.conditions import CONDITIONS_NAME, Conditions, find_conditions
 from gadc.training.config import parse_model
-from gadc.training.latents import LATENTS_NAME, training_inputs
+from gadc.training.latents import training_inputs
 from gadc.training.loop import train
 from gadc.training.record import RunRecord
 from gadc.training.spaces import LatentSpace, open_space, to_signed
@@ -77,7 +77,7 @@ def test_latents_are_encoded_once_in_both_orientations(
     others = tiny_images(tmp_path / "others", side_px=16, n_classes=2)
     with pytest.raises(AssertionError):
         training_inputs(others, space, resolution_px=16, both=True, cache=tmp_path)
-    path = tmp_path / LATENTS_NAME
+    (path,) = tmp_path.glob("latents-*.safetensors")
     path.write_bytes(path.read_bytes()[:-7])
     with pytest.raises(AssertionError):
         training_inputs(images, space, resolution_px=16, both=True, cache=tmp_path)

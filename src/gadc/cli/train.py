@@ -273,7 +273,7 @@ def train(
     - `checkpoints/`: the last two, in safetensors
     - `losses.jsonl`: a line every --log-every steps; `trackers/` the same for TensorBoard
     - `previews/`: grids of samples
-    - `latents.safetensors`: the images as the VAE encodes them
+    - `latents-*.safetensors`: the images as the VAE encodes them
     - `training.json`: settings, versions and checksums
     """
     from gadc.sampling.preview import GridWriter

@@ -17,7 +17,8 @@ from gadc.training.tensor_files import load_tensors, save_tensors
 
 logger = logging.getLogger(__name__)
 
-LATENTS_NAME = "latents.safetensors"
+DIGEST_LENGTH = 16
+"""Of the names of files: several subsets and VAEs can share a folder."""
 IMAGES_AT_A_TIME = 16
 """Encoded together; at 512 px the VAE's activations of more don't fit into 16 GB."""
 DEVICE_SHARE = 0.25
@@ -98,7 +99,7 @@ def training_inputs(
         space: What becomes of them.
         resolution_px: Side of the images.
         both: Whether images are also shown mirrored.
-        cache: Existing folder for the latents.
+        cache: Existing folder for the latents; may be shared by runs.
         show: See `gadc.runtime.progress`.
 
     Raises:
@@ -108,7 +109,7 @@ def training_inputs(
     if not isinstance(space, LatentSpace):
         return TrainingInputs(_all_pixels(images, resolution_px, show), None)
     wanted = digest([images.fingerprint, space.fingerprint, both])
-    path = cache / LATENTS_NAME
+    path = cache / f"latents-{wanted[:DIGEST_LENGTH]}.safetensors"
     found = _cached(path, wanted)
     if found is None:
         found = _encoded(images, space, resolution_px, both=both, show=show)
@@ -135,7 +136,7 @@ def _cached(path: Path, wanted: str) -> dict[str, torch.Tensor] | None:
         logger.warning("%s; the images are encoded again", error)
         return None
     if metadata.get("images") != wanted:
-        logger.info("%s is of other images or another VAE; encoding again", path)
+        logger.warning("%s is of other images; they are encoded again", path)
         return None
     return tensors
 

@@ -67,6 +67,7 @@ def train(
     *,
     conditions: Conditions | None = None,
     preview: Preview | None = None,
+    cache: Path | None = None,
     device: str = "auto",
     wait_seconds: float = 0.0,
     show: ProgressStyle = "silent",
@@ -81,6 +82,8 @@ def train(
         out: The run's folder; a new one, or that of the same run.
         conditions: Texts and visual targets of at least these images.
         preview: Draws samples every `config.preview_every` steps.
+        cache: Existing folder for latents, which runs on the same images can share; None for
+            `out`.
         device: `auto` or `cpu`.
         wait_seconds: How long to wait for another process that uses the folder.
         show: See `gadc.runtime.progress`.
@@ -98,7 +101,7 @@ def train(
         lock = exclusive(out, wait_seconds=wait_seconds)
     with lock, tf32():
         accelerator.wait_for_everyone()
-        return _train(accelerator, images, config, out, conditions, preview, show)
+        return _train(accelerator, images, config, out, conditions, preview, cache or out, show)
 
 
 def _train(
@@ -108,6 +111,7 @@ def _train(
     out: Path,
     conditions: Conditions | None,
     preview: Preview | None,
+    cache: Path,
     show: ProgressStyle,
 ) -> TrainResult:
     is_main = bool(accelerator.is_main_process)
@@ -127,7 +131,7 @@ def _train(
             space,
             resolution_px=config.resolution_px,
             both=config.flip,
-            cache=out,
+            cache=cache,
             show=show,
         )
     inputs.to(accelerator.device)

@@ -19,7 +19,6 @@ MLP_RATIO = 4
 NORM_EPS = 1e-6
 PROJECTOR_WIDTH = 2048
 """Hidden width of the projection head; from the paper on alignment, as is its depth of 3."""
-NULL_ABSENT = "the model was trained without classes, so there is nothing to guide it by"
 
 
 @dataclass(frozen=True)
