@@ -95,6 +95,64 @@ def test_reference_json_is_a_flat_list_class_by_class(
     assert listed == [f"/data/train/{path}" for path in Subset.load(run).paths]
 
 
+@pytest.mark.parametrize(
+    ("form", "options", "last_file"),
+    [
+        ("hf", ("--per-shard", 4, "--license", "cc0-1.0"), "data/train-00001-of-00002.parquet"),
+        ("wds", ("--per-shard", 4, "--caption-template", "a {class_name}"), "shard-000001.tar"),
+        ("edm", ("--hardlink",), "images/00000/img00000005.png"),
+        ("kohya", ("--repeats", 3, "--symlink"), "metadata.jsonl"),
+        ("fiftyone", (), "labels.json"),
+    ],
+)
+def test_every_format_goes_on_with_the_same_command(
+    gadc: Gadc,
+    run: Path,
+    tmp_path: Path,
+    form: str,
+    options: tuple[object, ...],
+    last_file: str,
+) -> None:
+    arguments = ("export", run, "--as", form, "--out", tmp_path / "out", "--json", *options)
+    done = gadc(*arguments)
+    assert done.code == 0, done.stderr
+    assert (done.json["n_images"], done.json["n_written"], done.json["n_verified"]) == (6, 6, 6)
+    assert (tmp_path / "out" / last_file).is_file()
+    again = gadc(*arguments)
+    assert (again.code, again.json["n_written"], again.json["n_verified"]) == (0, 0, 6)
+
+
+def test_captions_come_from_the_column_asked_for(gadc: Gadc, run: Path, tmp_path: Path) -> None:
+    table = tmp_path / "captions.jsonl"
+    paths = Subset.load(run).paths
+    table.write_text("".join(json.dumps({"id": p, "prompt": f"see {p}"}) + "\n" for p in paths))
+    arguments = ("export", run, "--as", "kohya", "--out", tmp_path / "out")
+    done = gadc(*arguments, "--caption-file", table, "--caption-column", "prompt")
+    assert done.code == 0, done.stderr
+    found = {path.read_text().strip() for path in (tmp_path / "out").glob("1_*/*.txt")}
+    assert found == {f"see {path}" for path in paths}
+
+
+def test_reference_lists_of_several_sizes_have_the_names_it_looks_for(
+    gadc: Gadc, run: Path, tmp_path: Path
+) -> None:
+    arguments = ("export", run, "--as", "reference-json", "--out", tmp_path / "lists")
+    assert gadc(*arguments, "--sizes", "2,1").code == 0
+    lengths = {
+        path.name: len(json.loads(path.read_bytes())) for path in (tmp_path / "lists").iterdir()
+    }
+    assert lengths == {"test_1.json": 3, "test_2.json": 6}
+
+
+@pytest.mark.parametrize("score", ["rank", "weight"])
+def test_scores_name_files_that_are_there(gadc: Gadc, run: Path, score: str) -> None:
+    classes = json.loads(gadc("export", run, "--as", "d2c-scores", "--score", score).stdout)
+    assert [len(scores) for scores in classes] == [2, 2, 2]
+    assert all(Path(path).is_file() for scores in classes for path in scores)
+    values = {value for scores in classes for value in scores.values()}
+    assert values == ({0.0, 1.0} if score == "rank" else {3.0})
+
+
 def test_csv_has_a_row_per_image(gadc: Gadc, run: Path) -> None:
     lines = gadc("export", run, "--as", "csv").stdout.splitlines()
     assert len(lines) == 7
@@ -111,6 +169,24 @@ def test_csv_has_a_row_per_image(gadc: Gadc, run: Path) -> None:
         (("--as", "paths", "--hardlink"), "option_unused"),
         (("--as", "paths", "--json"), "option_conflict"),
         (("--as", "csv", "--null"), "option_unused"),
+        (("--as", "csv", "--path-prefix", "x"), "option_unused"),
+        (("--as", "hf", "--out", "o", "--symlink"), "option_unused"),
+        (("--as", "edm", "--out", "o", "--per-shard", 5), "option_unused"),
+        (("--as", "edm", "--out", "o", "--caption-template", "x"), "option_unused"),
+        (("--as", "fiftyone", "--out", "o", "--caption-file", "x.csv"), "option_unused"),
+        (("--as", "hf", "--out", "o", "--caption-column", "x"), "option_unused"),
+        (("--as", "wds", "--out", "o", "--repeats", 2), "option_unused"),
+        (("--as", "wds", "--out", "o", "--license", "mit"), "option_unused"),
+        (("--as", "paths", "--sizes", "1,2"), "option_unused"),
+        (("--as", "reference-json", "--score", "gain"), "option_unused"),
+        (("--as", "reference-json", "--sizes", "1,2"), "no_output"),
+        (("--as", "reference-json", "--sizes", "1,x", "--out", "o"), "bad_sizes"),
+        (("--as", "reference-json", "--sizes", "3", "--out", "o"), "first_range"),
+        (("--as", "wds"), "no_output"),
+        (
+            ("--as", "kohya", "--out", "o", "--caption-file", "f", "--caption-template", "t"),
+            "option_conflict",
+        ),
         (("--as", "paths", "--out", "nosuch/folder/list.txt"), "output_not_writable"),
     ],
 )

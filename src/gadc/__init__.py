@@ -28,21 +28,43 @@ if TYPE_CHECKING:
     from gadc.exact import exact_partial_transport
     from gadc.features.store import FeatureSet, load_features
     from gadc.objective import Objective, PartialTransport, partial_transport
+    from gadc.peer_selectors import (
+        CCSSelector,
+        ConfidenceSelector,
+        DatasetQuantizationSelector,
+        DifficultyIntervalSelector,
+        FacilityLocationSelector,
+        HerdingSelector,
+        KCenterSelector,
+        KMedoidsSelector,
+        ModerateSelector,
+        RandomSelector,
+    )
     from gadc.selector import GeometryAwareSelector
     from gadc.subset import Subset
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "CCSSelector",
     "CondenseConfig",
+    "ConfidenceSelector",
     "ConvergenceWarning",
+    "DatasetQuantizationSelector",
+    "DifficultyIntervalSelector",
+    "FacilityLocationSelector",
     "FeatureSet",
     "GadcError",
     "GeometryAwareSelector",
+    "HerdingSelector",
     "InputError",
+    "KCenterSelector",
+    "KMedoidsSelector",
     "MissingExtraError",
+    "ModerateSelector",
     "Objective",
     "PartialTransport",
+    "RandomSelector",
     "RunError",
     "Subset",
     "condense",
@@ -53,15 +75,25 @@ __all__ = [
 
 # Names are imported when they are first used: `gadc --help` then needs no torch (1.7 s).
 _HOMES = {
+    "CCSSelector": "gadc.peer_selectors",
     "CondenseConfig": "gadc.condense",
+    "ConfidenceSelector": "gadc.peer_selectors",
     "ConvergenceWarning": "gadc.errors",
+    "DatasetQuantizationSelector": "gadc.peer_selectors",
+    "DifficultyIntervalSelector": "gadc.peer_selectors",
+    "FacilityLocationSelector": "gadc.peer_selectors",
     "FeatureSet": "gadc.features.store",
     "GadcError": "gadc.errors",
     "GeometryAwareSelector": "gadc.selector",
+    "HerdingSelector": "gadc.peer_selectors",
     "InputError": "gadc.errors",
+    "KCenterSelector": "gadc.peer_selectors",
+    "KMedoidsSelector": "gadc.peer_selectors",
     "MissingExtraError": "gadc.errors",
+    "ModerateSelector": "gadc.peer_selectors",
     "Objective": "gadc.objective",
     "PartialTransport": "gadc.objective",
+    "RandomSelector": "gadc.peer_selectors",
     "RunError": "gadc.errors",
     "Subset": "gadc.subset",
     "condense": "gadc.condense",

@@ -5,6 +5,7 @@ import io
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gadc.errors import InputError
-from gadc.evaluation.subset_quality import (
-    DEFAULT_NEIGHBOURS,
-    coverage,
-    energy_distance,
-    nearest_neighbour_accuracy,
-    rbf_mmd_squared,
-    recall,
-)
+from gadc.evaluation.distribution import energy_distance
+from gadc.evaluation.kernel import rbf_mmd_squared
+from gadc.evaluation.manifold import coverage, recall
+from gadc.evaluation.nearest_neighbour import nearest_neighbour_accuracy
 from gadc.export import export_imagefolder
 from gadc.features.probe import out_of_fold_confidence_loss
 from gadc.features.store import FeatureSet, load_features
@@ -44,6 +41,8 @@ N_PER_CLASS = 10
 N_RANDOM = 5
 SEED = 0
 MAX_LOGISTIC_STEPS = 2_000
+N_NEIGHBOURS = 5
+"""k of coverage and of recall."""
 
 Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]
@@ -166,12 +165,14 @@ def compare(images: Images, labels: Labels, chosen: Rows, *, seed: int = 0) -> l
     """
     pixels = images.reshape(len(images), -1) / GREY_LEVELS
     random_choices = _random_choices(labels, chosen, seed)
-    k = DEFAULT_NEIGHBOURS
+    k = N_NEIGHBOURS
+    of_coverage = _per_class(pixels, labels, partial(coverage, k=k))
+    of_recall = _per_class(pixels, labels, partial(recall, k=k))
     measures: list[tuple[str, str, Callable[[Rows], float]]] = [
         ("energy distance", "lower", _per_class(pixels, labels, energy_distance)),
         ("MMD², RBF kernel", "lower", _per_class(pixels, labels, _empirical_mmd)),
-        (f"coverage, k = {k}", "higher", _per_class(pixels, labels, coverage)),
-        (f"recall, k = {k}", "higher", _per_class(pixels, labels, recall)),
+        (f"coverage, k = {k}", "higher", of_coverage),
+        (f"recall, k = {k}", "higher", of_recall),
         ("1-NN accuracy", "higher", lambda rows: _nearest_accuracy(pixels, labels, rows)),
         ("logistic accuracy", "higher", lambda rows: _logistic_accuracy(pixels, labels, rows)),
     ]
@@ -273,7 +274,7 @@ def _per_class(
             np.mean(
                 [
                     measure(
-                        selected=pixels[rows[labels[rows] == label]], real=pixels[labels == label]
+                        generated=pixels[rows[labels[rows] == label]], real=pixels[labels == label]
                     )
                     for label in np.unique(labels)
                 ]
@@ -283,9 +284,9 @@ def _per_class(
     return averaged
 
 
-def _empirical_mmd(*, selected: NDArray[np.float64], real: NDArray[np.float64]) -> float:
+def _empirical_mmd(*, generated: NDArray[np.float64], real: NDArray[np.float64]) -> float:
     # The unbiased estimate of a spread-out choice is negative, which would read as an error here.
-    return rbf_mmd_squared(selected=selected, real=real, estimator="empirical")
+    return rbf_mmd_squared(generated=generated, real=real, estimator="empirical")
 
 
 def _rest(n_images: int, rows: Rows) -> Rows:

@@ -4,14 +4,11 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator
-from sklearn.utils import _safe_indexing, check_random_state
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_array, validate_data
+from sklearn.utils.validation import check_array
 
+from gadc.class_selector import ClassSelector, seed_of
 from gadc.errors import InputError
-from gadc.features.checks import as_probabilities
-from gadc.job.budget import Shortfall, allocate_budget
+from gadc.job.budget import Shortfall
 from gadc.job.duplicates import later_copies, row_digests
 from gadc.objective import confidence_losses
 from gadc.objective.total import DEFAULT_MEAN_WEIGHT, DEFAULT_STD_WEIGHT, Units
@@ -24,7 +21,7 @@ from gadc.search.multistart import DEFAULT_PATIENCE
 from gadc.search.nested import check_nested
 
 
-class GeometryAwareSelector(BaseEstimator):
+class GeometryAwareSelector(ClassSelector):
     """Select, of each class, the rows whose distribution is closest to that of all its rows.
 
     It is the selection that `gadc.condense` makes, on arrays. Exact copies of a row are selected
@@ -131,30 +128,22 @@ class GeometryAwareSelector(BaseEstimator):
         Raises:
             InputError: Arrays or parameters that can't be used; it is a `ValueError`.
         """
-        if isinstance(self.n_per_class, bool) or not isinstance(self.n_per_class, int | np.integer):
-            raise InputError(
-                "n_per_class_type", f"n_per_class={self.n_per_class!r} must be a whole number >= 1"
-            )
         if sample_weight is not None and target is not None:
             raise InputError(
                 "sample_weight_with_target",
                 "sample_weight says how much rows of X count in what is matched, but that is the "
                 "target; leave out one of them",
             )
-        if y is None:
-            values = validate_data(self, X, dtype=np.float32)
-            self.classes_, labels = np.zeros(1, dtype=np.int64), np.zeros(len(values), dtype=int)
-        else:
-            values, given = validate_data(self, X, y, dtype=np.float32)
-            check_classification_targets(given)
-            self.classes_, labels = np.unique(given, return_inverse=True)
+        values, labels = self._validated(X, y)
         weights = None
         if sample_weight is not None:
             weights = np.asarray(sample_weight, dtype=np.float64)
             as_weights(weights, len(values), "sample_weight")
         losses = None
         if probabilities is not None and self.confidence_weight != 0.0:
-            losses = self._confidence_losses(probabilities, labels, has_labels=y is not None)
+            losses = confidence_losses(
+                *self._own_probabilities(probabilities, labels, has_labels=y is not None)
+            )
         tasks = self._tasks(values, labels, losses, target, weights)
         selections = [select_class(task) for _, task in tasks]
 
@@ -191,8 +180,7 @@ class GeometryAwareSelector(BaseEstimator):
             target: See there.
         """
         self.fit(X, y, sample_weight, probabilities=probabilities, target=target)
-        selected = _safe_indexing(X, self.indices_)
-        return selected, None if y is None else _safe_indexing(y, self.indices_)
+        return self._selected(X, y)
 
     def _tasks(
         self,
@@ -203,12 +191,7 @@ class GeometryAwareSelector(BaseEstimator):
         weights: NDArray[np.float64] | None,
     ) -> list[tuple[NDArray[np.int64], ClassTask]]:
         """Return the rows of each class and what its selection needs."""
-        allocation = allocate_budget(
-            np.bincount(labels, minlength=len(self.classes_)),
-            per_class=self.n_per_class,
-            shortfall=self.shortfall,
-            class_names=[str(name) for name in self.classes_],
-        )
+        budgets = list(self._budgets(labels))
         check_nested(self.nested, self.n_per_class)
         matched = None if target is None else check_array(target, dtype=np.float32)
         settings = ClassSettings(
@@ -218,7 +201,7 @@ class GeometryAwareSelector(BaseEstimator):
             proof=self.proof,
             nested=self.nested,
             partition=self.partition,
-            seed=_seed(self.random_state),
+            seed=seed_of(self.random_state),
             capacity=self.capacity,
             epsilon=self.epsilon,
             mean_weight=self.mean_weight,
@@ -229,11 +212,10 @@ class GeometryAwareSelector(BaseEstimator):
         device = str(pick_device(self.device))
         digests = row_digests(values, "X")
         tasks = []
-        for label, n_selected in enumerate(allocation.counts.tolist()):
-            rows = np.flatnonzero(labels == label)
+        for name, rows, n_selected in budgets:
             keep, exclude = _copies([digests[row] for row in rows], n_selected)
             task = ClassTask(
-                name=str(self.classes_[label]),
+                name=name,
                 features=values[rows],
                 n_selected=n_selected,
                 settings=settings,
@@ -247,34 +229,6 @@ class GeometryAwareSelector(BaseEstimator):
             tasks.append((rows, task))
         return tasks
 
-    def _confidence_losses(
-        self, probabilities: ArrayLike, labels: NDArray[np.int64], *, has_labels: bool
-    ) -> NDArray[np.float64]:
-        found = as_probabilities(np.asarray(probabilities), "probabilities")
-        if len(found) != len(labels):
-            raise InputError(
-                "length_mismatch", f"{len(labels)} rows of X but {len(found)} of probabilities"
-            )
-        n_columns = found.shape[1]
-        classes = self.classes_
-        if not has_labels and n_columns > 1:
-            raise InputError(
-                "labels_missing",
-                f"probabilities have {n_columns} columns, but there is no y to say which is a "
-                "row's own; give y, or one column",
-            )
-        if classes.dtype.kind in "iu" and classes[0] >= 0 and classes[-1] < n_columns:
-            columns = classes.astype(np.int64)
-        elif n_columns == len(classes):
-            columns = np.arange(n_columns)
-        else:
-            raise InputError(
-                "class_mismatch",
-                f"probabilities have {n_columns} columns for {len(classes)} classes; give one "
-                "column for each, in sorted order",
-            )
-        return confidence_losses(found, columns[labels])
-
 
 def _copies(digests: list[bytes], n_selected: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return which rows to keep and to exclude so that copies come last."""
@@ -283,9 +237,3 @@ def _copies(digests: list[bytes], n_selected: int) -> tuple[tuple[int, ...], tup
     if n_selected <= (~is_copy).sum():
         return (), tuple(np.flatnonzero(is_copy).tolist())
     return tuple(np.flatnonzero(~is_copy).tolist()), ()
-
-
-def _seed(random_state: int | np.random.RandomState | None) -> int:
-    if isinstance(random_state, int | np.integer):
-        return int(random_state)
-    return int(check_random_state(random_state).randint(np.iinfo(np.int32).max))

@@ -5,15 +5,20 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pyarrow
 import pyarrow.parquet
 from numpy.typing import NDArray
 
-from gadc.errors import InputError, RunError
+from gadc.errors import InputError, MissingExtraError, RunError
 from gadc.storage import canonical_json, escape_name, unescape_name, write_atomically
+
+if TYPE_CHECKING:
+    import datasets
+
+    from gadc.images.source import ImageIndex
 
 SCHEMA_VERSION = 1
 SUBSET_NAME = "subset.parquet"
@@ -95,6 +100,16 @@ class Subset:
             f"{counts['n_scanned']} scanned = {counts['n_pool']} in the pool + "
             f"{counts['n_quarantined']} quarantined + {counts['n_excluded']} excluded"
         )
+
+    @property
+    def class_names(self) -> list[str]:
+        """Name of every label from 0, also of classes without a selected image."""
+        known = {
+            record["label"]: record["class_name"] for record in self.provenance.get("classes", [])
+        }
+        known |= dict(zip(self.labels.tolist(), self.class_name, strict=True))
+        n_classes = max(known, default=-1) + 1
+        return [known.get(label, f"(no images: {label})") for label in range(n_classes)]
 
     def first(self, n_selected: int) -> Self:
         """Return the first images of each class in the order of selection: a smaller subset.
@@ -183,7 +198,7 @@ class Subset:
             path = path / SUBSET_NAME
         if not _is_reconciled(self.provenance):
             raise InputError("not_reconciled", f"the counts don't add up: {self.reconciliation}")
-        columns = self._columns()
+        columns = self.columns()
         described = {
             **self.provenance,
             "schema_version": SCHEMA_VERSION,
@@ -204,6 +219,46 @@ class Subset:
             ),
         )
         return path
+
+    def columns(self) -> dict[str, list[Any]]:
+        """Return the columns of `subset.parquet`, text escaped by `gadc.storage.escape_name`."""
+        return {
+            "index": self.index.tolist(),
+            "path": [escape_name(path) for path in self.paths],
+            "sha256": list(self.sha256),
+            "label": self.labels.tolist(),
+            "class_name": [escape_name(name) for name in self.class_name],
+            "rank": self.rank.tolist(),
+            "gain": self.gain.tolist(),
+            "weight": self.weight.tolist(),
+            "source": [escape_name(source) for source in self.source],
+        }
+
+    def to_hf(self, images: "Path | str | ImageIndex | datasets.Dataset") -> "datasets.Dataset":
+        """Return the selected images as a Hugging Face dataset, row by row as in the subset.
+
+        Args:
+            images: Where the images are. A folder, file or index: their bytes are read into
+                memory (`gadc export --as hf` writes them to disk, for `load_dataset`) beside the
+                columns of that export. Or a dataset whose rows are the images that were selected
+                from: its rows are taken, with its own columns and `rank`, `gain` and `weight`.
+
+        Raises:
+            InputError: `source_mismatch` or `source_changed`: these are not the images that were
+                selected; `column_exists`: the dataset has a column of one of the three names.
+            MissingExtraError: `datasets` is not installed.
+        """
+        try:
+            import datasets
+        except ImportError as error:
+            raise MissingExtraError(
+                "missing_extra", "to_hf needs datasets: pip install 'gadc[hf]'"
+            ) from error
+        from gadc.hub import dataset_of_images, rows_of_dataset
+
+        if isinstance(images, datasets.Dataset):
+            return rows_of_dataset(self.columns(), self.provenance, images)
+        return dataset_of_images(self.columns(), self.class_names, images)
 
     @classmethod
     def load(cls, path: Path | str) -> Self:
@@ -254,19 +309,6 @@ class Subset:
             source=[unescape_name(text) for text in columns["source"]],
             provenance=provenance,
         )
-
-    def _columns(self) -> dict[str, list[Any]]:
-        return {
-            "index": self.index.tolist(),
-            "path": [escape_name(path) for path in self.paths],
-            "sha256": list(self.sha256),
-            "label": self.labels.tolist(),
-            "class_name": [escape_name(name) for name in self.class_name],
-            "rank": self.rank.tolist(),
-            "gain": self.gain.tolist(),
-            "weight": self.weight.tolist(),
-            "source": [escape_name(source) for source in self.source],
-        }
 
 
 def _columns_sha256(columns: dict[str, list[Any]]) -> str:

@@ -1,57 +1,24 @@
 """`gadc export`: a subset as other programs want it."""
 
 import sys
-from enum import StrEnum
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gadc.cli import export_options as asking
 from gadc.cli import options
 from gadc.cli.console import AsJson, emit, session_of, table
+from gadc.cli.export_options import Asked, Format
 from gadc.errors import InputError
 
 if TYPE_CHECKING:
+    from gadc.export import FolderExport
+    from gadc.images.source import ImageIndex
     from gadc.runs.record import ImageSource
+    from gadc.runtime import ProgressStyle
     from gadc.subset import Subset
-
-
-class Format(StrEnum):
-    """What other programs read."""
-
-    IMAGEFOLDER = "imagefolder"
-    PATHS = "paths"
-    REFERENCE_JSON = "reference-json"
-    CSV = "csv"
-
-
-LINKS = "Only for --as imagefolder"
-LISTS = "Only for lists of paths"
-
-Copy = Annotated[
-    bool,
-    typer.Option(
-        "--copy", metavar="", help="Copy the images; this is the default.", rich_help_panel=LINKS
-    ),
-]
-Hardlink = Annotated[
-    bool,
-    typer.Option(
-        "--hardlink",
-        metavar="",
-        help="Hard links instead of copies: no space, but the same disk, and an edit changes both.",
-        rich_help_panel=LINKS,
-    ),
-]
-Symlink = Annotated[
-    bool,
-    typer.Option(
-        "--symlink",
-        metavar="",
-        help="Symbolic links instead of copies: no space, but they break when the data moves.",
-        rich_help_panel=LINKS,
-    ),
-]
 
 
 def export(
@@ -62,64 +29,24 @@ def export(
             metavar="SUBSET", help="The folder that `gadc select` wrote, or its subset.parquet."
         ),
     ],
-    form: Annotated[
-        Format,
-        typer.Option(
-            "--as",
-            help="imagefolder: a folder of images with a folder per class; paths: a list, one path "
-            "a line; reference-json: the JSON list that GADC's research code reads; csv: a table "
-            "for spreadsheets.",
-        ),
-    ],
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            "-o",
-            metavar="PATH",
-            help="For imagefolder a new or empty folder (needed), else a file; without it, lists "
-            "go to stdout.",
-        ),
-    ] = None,
-    source: Annotated[
-        Path | None,
-        typer.Option(
-            "--source",
-            metavar="DATA",
-            help="Where the images are now, if not where they were selected from.",
-        ),
-    ] = None,
-    first: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            help="Only the first N images of each class in the order of selection; good subsets "
-            "themselves where N is one of the sizes of `gadc select --nested`.",
-        ),
-    ] = None,
-    copy: Copy = False,
-    hardlink: Hardlink = False,
-    symlink: Symlink = False,
+    form: asking.As,
+    out: asking.Out = None,
+    source: asking.Source = None,
+    first: asking.First = None,
+    copy: asking.Copy = False,
+    hardlink: asking.Hardlink = False,
+    symlink: asking.Symlink = False,
     wait: options.Wait = 0.0,
-    path_prefix: Annotated[
-        str | None,
-        typer.Option(
-            "--path-prefix",
-            metavar="TEXT",
-            help="What to put before each path, with a slash between; '' for nothing. By default "
-            "the data folder.",
-            rich_help_panel=LISTS,
-        ),
-    ] = None,
-    null: Annotated[
-        bool,
-        typer.Option(
-            "--null",
-            metavar="",
-            help="End each path with a NUL character, for names with line breaks (`xargs -0`).",
-            rich_help_panel=LISTS,
-        ),
-    ] = False,
+    per_shard: asking.PerShard = None,
+    caption_template: asking.CaptionTemplate = None,
+    caption_file: asking.CaptionFile = None,
+    caption_column: asking.CaptionColumn = None,
+    repeats: asking.Repeats = None,
+    license_id: asking.License = None,
+    sizes: asking.Sizes = None,
+    score: asking.Score = None,
+    path_prefix: asking.PathPrefix = None,
+    null: asking.Null = False,
     as_json: AsJson = False,
 ) -> None:
     """Write the selected images, or a list of them, in a form that other programs read.
@@ -127,7 +54,25 @@ def export(
     Every image that is copied or linked is compared with the checksum taken when it was selected:
     a file that has changed since is an error, not another image in your training set.
     """
-    _check_options(form, out, copy, hardlink, symlink, path_prefix, null=null, as_json=as_json)
+    asked = Asked(
+        form=form,
+        out=out,
+        copy=copy,
+        hardlink=hardlink,
+        symlink=symlink,
+        wait_seconds=wait,
+        per_shard=per_shard,
+        caption_template=caption_template,
+        caption_file=caption_file,
+        caption_column=caption_column,
+        repeats=repeats,
+        license_id=license_id,
+        sizes=sizes,
+        score=score,
+        path_prefix=path_prefix,
+        null=null,
+    )
+    asked.check(as_json=as_json)
     from gadc.runs.record import image_source
     from gadc.subset import Subset
 
@@ -135,13 +80,12 @@ def export(
     if first is not None:
         chosen = chosen.first(first)
     where = image_source(subset, source)
-    if form is Format.IMAGEFOLDER:
-        if out is None:
-            raise InputError("no_output", "--as imagefolder needs --out DIR")
-        placement = "hardlink" if hardlink else "symlink" if symlink else "copy"
-        result = _to_folder(chosen, where, out, placement, wait, session_of(context).progress)
+    if form in asking.FOLDERS:
+        result = _to_folder(chosen, where, asked, session_of(context).progress)
+    elif sizes is not None:
+        result = _to_lists(chosen, where, asked)
     else:
-        text = _listed(chosen, where, form, path_prefix, null=null)
+        text = _listed(chosen, where, asked)
         if out is None:
             # Bytes: names may not be valid UTF-8.
             sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
@@ -152,75 +96,104 @@ def export(
     emit(result, _as_text(result), as_json=as_json)
 
 
-def _check_options(
-    form: Format,
-    out: Path | None,
-    copy: bool,
-    hardlink: bool,
-    symlink: bool,
-    path_prefix: str | None,
-    *,
-    null: bool,
-    as_json: bool,
-) -> None:
-    """Refuse options that contradict each other or can't have an effect."""
-    if copy + hardlink + symlink > 1:
-        raise InputError("option_conflict", "give only one of --copy, --hardlink and --symlink")
-    if copy + hardlink + symlink and form is not Format.IMAGEFOLDER:
-        raise InputError("option_unused", "--copy, --hardlink and --symlink need --as imagefolder")
-    if path_prefix is not None and form not in (Format.PATHS, Format.REFERENCE_JSON):
-        raise InputError("option_unused", "--path-prefix needs --as paths or --as reference-json")
-    if null and form is not Format.PATHS:
-        raise InputError("option_unused", "--null needs --as paths")
-    if as_json and out is None:
-        raise InputError("option_conflict", "--json needs --out; the list itself goes to stdout")
-
-
 def _to_folder(
-    chosen: "Subset",
-    where: "ImageSource | None",
-    out: Path,
-    placement: Any,
-    wait_seconds: float,
-    show: Any,
+    chosen: "Subset", where: "ImageSource | None", asked: Asked, show: "ProgressStyle"
 ) -> dict[str, Any]:
-    from gadc.export import export_imagefolder
-
     if where is None:
         raise InputError(
             "source_unknown", "the subset doesn't say where its images are; give --source DATA"
         )
-    done = export_imagefolder(
-        chosen, where.index(), out, placement=placement, wait_seconds=wait_seconds, show=show
-    )
+    captions = _captions(chosen, asked)
+    done = _exported(chosen, where.index(), asked, captions, show)
     return {
         "out": str(done.folder),
-        "format": Format.IMAGEFOLDER.value,
+        "format": asked.form.value,
         "n_images": done.n_images,
         "n_written": done.n_written,
         "n_verified": done.n_verified,
-        "placement": placement,
+        "placement": asked.placement,
         "renamed_classes": done.renamed_classes,
     }
 
 
-def _listed(
+def _exported(
     chosen: "Subset",
-    where: "ImageSource | None",
-    form: Format,
-    path_prefix: str | None,
-    *,
-    null: bool,
-) -> str:
-    from gadc.export import csv_text, listed_paths, paths_text, reference_json
+    index: "ImageIndex",
+    asked: Asked,
+    captions: list[str] | None,
+    show: "ProgressStyle",
+) -> "FolderExport":
+    from gadc import export as exports
 
-    if form is Format.CSV:
+    common: dict[str, Any] = {"wait_seconds": asked.wait_seconds, "show": show}
+    if asked.form in asking.FILE_PER_IMAGE:
+        common["placement"] = asked.placement
+    elif asked.per_shard is not None:
+        common["images_per_shard"] = asked.per_shard
+    if asked.form in asking.CAPTIONED:
+        common["captions"] = captions
+    if asked.repeats is not None:
+        common["repeats"] = asked.repeats
+    if asked.license_id is not None:
+        common["license_id"] = asked.license_id
+    writers: dict[Format, Callable[..., FolderExport]] = {
+        Format.IMAGEFOLDER: exports.export_imagefolder,
+        Format.HF: exports.export_huggingface,
+        Format.WDS: exports.export_webdataset,
+        Format.EDM: exports.export_edm,
+        Format.KOHYA: exports.export_kohya,
+        Format.FIFTYONE: exports.export_fiftyone,
+    }
+    return writers[asked.form](chosen, index, asked.folder(), **common)
+
+
+def _captions(chosen: "Subset", asked: Asked) -> list[str] | None:
+    from gadc.export import class_captions, file_captions
+
+    if asked.caption_template is not None:
+        return class_captions(chosen, template=asked.caption_template)
+    if asked.caption_file is None:
+        return None
+    if asked.caption_column is None:
+        return file_captions(chosen, asked.caption_file)
+    return file_captions(chosen, asked.caption_file, column=asked.caption_column)
+
+
+def _to_lists(chosen: "Subset", where: "ImageSource | None", asked: Asked) -> dict[str, Any]:
+    from gadc.export import export_reference_json
+
+    files = export_reference_json(
+        chosen, asked.folder(), sizes=asked.size_list(), prefix=_prefix(where, asked)
+    )
+    return {
+        "out": str(asked.out),
+        "format": asked.form.value,
+        "n_images": chosen.n_images,
+        "files": {str(size): str(path) for size, path in files.items()},
+    }
+
+
+def _prefix(where: "ImageSource | None", asked: Asked) -> str:
+    """Return what stands before each path: what the user says, or the data folder."""
+    if asked.path_prefix is not None:
+        return asked.path_prefix
+    return "" if where is None or not where.path.is_dir() else str(where.path)
+
+
+def _listed(chosen: "Subset", where: "ImageSource | None", asked: Asked) -> str:
+    from gadc.export import csv_text, listed_paths, paths_text, reference_json, score_json
+
+    if asked.form is Format.CSV:
         return csv_text(chosen)
-    prefix = path_prefix
-    if prefix is None:
-        prefix = "" if where is None or not where.path.is_dir() else str(where.path)
+    prefix = _prefix(where, asked)
+    if asked.form is Format.D2C_SCORES:
+        if asked.score is None:
+            return score_json(chosen, prefix=prefix)
+        return score_json(chosen, score=asked.score.value, prefix=prefix)
     paths = listed_paths(chosen, prefix=prefix)
-    return reference_json(paths) if form is Format.REFERENCE_JSON else paths_text(paths, null=null)
+    if asked.form is Format.REFERENCE_JSON:
+        return reference_json(paths)
+    return paths_text(paths, null=asked.null)
 
 
 def _write(path: Path, text: str) -> None:
@@ -256,4 +229,5 @@ def _as_text(result: dict[str, Any]) -> str:
                 for name, folder in result["renamed_classes"].items()
             ],
         ]
+    rows += [[f"{size} of each class", path] for size, path in result.get("files", {}).items()]
     return table([*rows, ["written to", result["out"]]])

@@ -68,14 +68,28 @@ class Additions:
         self, chosen: list[int], places: Sequence[int], pools: Pools, *, below: float
     ) -> list[Addition]:
         """See `Objective.likely_exchanges`."""
-        return self._at_each(self._look.likely, chosen, places, pools, below)
+        return self._at_each(self._look.likely, chosen, places, pools, below, roughly=True)
 
-    def estimates(self, base: list[int], pool: np.ndarray) -> np.ndarray:
-        """See `Objective.estimates`."""
+    def likely_successors(
+        self, chosen: list[int], place: int, pool: np.ndarray, n: int
+    ) -> np.ndarray:
+        """See `Objective.likely_successors`."""
+        with self._threads.one_each():
+            whole = self._solved_whole(chosen)
+            candidates = torch.as_tensor(pool, dtype=torch.int64, device=whole.cost.device)
+            base = torch.cat([whole.base[:place], whole.base[place + 1 :]])
+            row = whole.plan32[place] * whole.column_mass32
+            rest, _ = self._look.rest_of(base, candidates, True)
+            tangents = whole.cost[candidates] @ row + rest
+            best = torch.argsort(tangents, stable=True)[:n]
+        return np.asarray(pool[best.cpu().numpy()])
+
+    def promising(self, base: list[int], pool: np.ndarray, n: int) -> np.ndarray:
+        """See `Objective.promising`."""
         with self._threads.one_each():
             extension = self._look.extension(base, self._starts)
-            values = self._look.estimates(extension, pool, self._starts, self._threads)
-        return np.asarray(values.cpu().numpy())
+            found = self._look.promising(extension, pool, n, self._starts, self._threads)
+        return np.asarray(found.cpu().numpy())
 
     def one_thread_each(self) -> AbstractContextManager[None]:
         """See `Objective.one_thread_each`."""
@@ -94,10 +108,14 @@ class Additions:
         places: Sequence[int],
         pools: Pools,
         below: float,
+        *,
+        roughly: bool = False,
     ) -> list[Addition]:
         """Look at the chosen images without each of `places`, every one in a thread of its own."""
         with self._threads.one_each():
-            whole = None if len(chosen) <= MOST_SOLVED_ALONE else self._solved_whole(chosen)
+            # Without its only image nothing of a subset is left to begin with.
+            alone = len(chosen) <= (1 if roughly else MOST_SOLVED_ALONE)
+            whole = None if alone else self._solved_whole(chosen)
 
             def look_without(job: tuple[int, np.ndarray, Starts]) -> Addition:
                 place, pool, starts = job
@@ -105,12 +123,12 @@ class Additions:
                     base = self._look.extension(chosen[:place] + chosen[place + 1 :], starts)
                 else:
                     base = whole.without(place)
-                return look(base, pool, below, starts, alone)
+                return look(base, pool, below, starts, one)
 
             # What one place teaches, the others of the same call don't learn: the order in which
             # threads finish must not matter.
             starts = [self._starts.copy() for _ in places]
-            alone = Threads(self._look.cost.device, 1)
+            one = Threads(self._look.cost.device, 1)
             found = self._threads.map(look_without, zip(places, pools, starts, strict=True))
             for learnt in starts:
                 self._starts.learn(learnt)

@@ -52,35 +52,6 @@ class Narrowed:
     floors: torch.Tensor
 
 
-def estimates(
-    extension: Extension,
-    solved: Solved,
-    pool: torch.Tensor,
-    newcomers: torch.Tensor,
-    threads: Threads,
-) -> torch.Tensor:
-    """Return about what the transport costs of `base + [j]` are, float64 [p], after one step each.
-
-    Args:
-        extension: The base.
-        solved: The guides of the candidates beside it.
-        pool: The candidates j, [p].
-        newcomers: Potentials [p] of their own rows to start from; overwritten by better ones.
-        threads: Where blocks of candidates are worked on.
-    """
-
-    def one_step(places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        chords = _Chords(extension, solved, solved.place[places], pool[places], newcomers[places])
-        estimate, _ = chords.evaluate()
-        return estimate, chords.newcomers
-
-    values = torch.empty_like(newcomers)
-    blocks = _blocks(extension, torch.argsort(solved.place, stable=True))
-    for places, found in zip(blocks, threads.map(one_step, blocks), strict=True):
-        values[places], newcomers[places] = found
-    return values.nan_to_num_(nan=torch.inf)
-
-
 def narrow(
     extension: Extension,
     solved: Solved,

@@ -95,13 +95,13 @@ class Guides:
         blocks = zip(images.split(block), potentials.split(block), strict=True)
         max_steps = 1 if roughly else MAX_STEPS
         parts = threads.map(lambda block: _solved(extension, *block, max_steps), blocks)
-        potentials, inverse, gradient, spread = (
+        potentials, inverse, gradient, spread, plans, intercepts = (
             torch.cat(tensors) for tensors in zip(*parts, strict=True)
         )
         shifts = potentials[:, :n_base] - extension.potentials[:n_base]
         starts.remember_shifts(which, extension.base, shifts)
         sensitivity = Sensitivity(_largest(gradient), _largest(spread))
-        return Solved(which, place, potentials, inverse, sensitivity)
+        return Solved(which, place, potentials, inverse, sensitivity, plans, intercepts)
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,9 @@ class Solved:
         potentials: [k, r + 1].
         inverse: Of the negative Hessian by log-scalings, float32 [k, r + 1, r + 1].
         sensitivity: The largest of all guides.
+        plans: The guides' own rows of the transport plans, float32 [k, n].
+        intercepts: The entropic problems' values at a guide's costs of zero, were they linear in
+            them, [k].
     """
 
     which: torch.Tensor
@@ -121,6 +124,20 @@ class Solved:
     potentials: torch.Tensor
     inverse: torch.Tensor
     sensitivity: Sensitivity
+    plans: torch.Tensor
+    intercepts: torch.Tensor
+
+    def ceilings(self, costs: torch.Tensor) -> torch.Tensor:
+        """Return about the most that the entropic problems of candidates can be worth, [p].
+
+        Their value is concave in the costs, and its gradient is the plan: it lies below its
+        tangents, of which there is one at every guide.
+
+        Args:
+            costs: Of the candidates, float32 [p, n].
+        """
+        tangents = costs @ self.plans.T + self.intercepts.float()  # [p, k]
+        return tangents.nan_to_num_(nan=torch.inf).amin(1).double()
 
 
 def _largest(values: torch.Tensor) -> torch.Tensor:
@@ -131,11 +148,12 @@ def _largest(values: torch.Tensor) -> torch.Tensor:
 
 def _solved(
     extension: Extension, images: torch.Tensor, potentials: torch.Tensor, max_steps: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, ...]:
     """Solve for the guides `images` [k] from `potentials` [k, r + 1].
 
     Returns:
-        Potentials; inverse Hessians; |q| and sqrt(V) [k], NaN where a guide has failed.
+        Potentials; inverse Hessians; |q| and sqrt(V) [k], NaN where a guide has failed; plans and
+        intercepts of `Solved`.
     """
     potentials = potentials.clone()
     inverse = extension.plan32.new_empty(len(images), *2 * [potentials.shape[1]])
@@ -161,4 +179,6 @@ def _solved(
     failed = singular | ~(stack.error <= USABLE_ERROR)
     values = torch.stack([squares, variance.float()]).clamp(min=0.0).sqrt()
     size, spread = torch.where(failed, torch.nan, values)
-    return stack.potentials, inverse, size, spread
+    plans = stack.newcomer_plans()
+    intercepts = stack.dual_values() - (plans * stack.newcomer_costs).sum(1)
+    return stack.potentials, inverse, size, spread, plans.float(), intercepts

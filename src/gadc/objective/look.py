@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from gadc.objective.chord import estimates, narrow
+from gadc.objective.chord import narrow
 from gadc.objective.extension import Extension
 from gadc.objective.field import Field
 from gadc.objective.first_order import Sensitivity
 from gadc.objective.guides import Guides, Solved
 from gadc.objective.linear_bound import linear_bounds
-from gadc.objective.newton_stack import Rule, solve
+from gadc.objective.newton_stack import NewtonStack, Rule, solve
 from gadc.objective.starts import Starts
 from gadc.objective.threads import Threads
 from gadc.objective.transport import Problem
@@ -32,6 +32,10 @@ FIRST_BLOCK = 16
 BLOCK_ENTRIES = 1_000_000
 # A likely addition is the best of so many, those of the lowest estimates.
 N_LIKELY = 4
+# Only so many candidates are estimated, those that look best by the guides' tangents; each scales
+# its own row in so many steps before a Newton step of all rows.
+N_PROMISING = 96
+N_OWN_STEPS = 3
 # Estimates are seldom off by more than this share of the scale and of what one image carries.
 DOUBT = 0.02
 
@@ -95,7 +99,8 @@ class Look:
         if not self._guides_pay(extension, field):
             potentials = extension.with_newcomers(starts.potentials(field.pool))
             return self._solve(extension, field, potentials, None, below, len(pool))
-        solved, newcomers = self._guided(extension, field.pool, starts, threads)
+        solved, moved = self._guided(extension, field.pool, starts, threads)
+        newcomers = starts.potentials(field.pool) + moved[solved.place]
         narrowed = narrow(
             extension,
             solved,
@@ -130,33 +135,49 @@ class Look:
         if extension.is_bare or len(pool) <= N_LIKELY:
             return self.best(extension, pool, below, starts, threads)
         candidates = torch.as_tensor(pool, dtype=torch.int64, device=self.cost.device)
-        values, solved = self._estimates(extension, candidates, starts, threads)
+        candidates, values, potentials = self._estimates(
+            extension, candidates, N_PROMISING, starts, threads
+        )
         lowest = torch.argsort(values, stable=True)[:N_LIKELY]
         lowest = lowest[values[lowest] < below + DOUBT * self.scale / extension.m]
         rest, error = self.rest_of(extension.base, candidates[lowest], True)
         field = Field(candidates[lowest], rest, error, values[lowest])
-        potentials = solved.potentials[solved.place[lowest]]
-        potentials[:, -1] = starts.potentials(field.pool)
-        return self._solve(extension, field, potentials, solved.sensitivity, below, len(field.pool))
+        return self._solve(extension, field, potentials[lowest], None, below, len(field.pool))
 
-    def estimates(
-        self, extension: Extension, pool: np.ndarray, starts: Starts, threads: Threads
+    def promising(
+        self, extension: Extension, pool: np.ndarray, n: int, starts: Starts, threads: Threads
     ) -> torch.Tensor:
-        """Return about what the objective of `base + [j]` is, [p]."""
+        """Return about the `n` best additions of `pool` [p], the best first."""
         candidates = torch.as_tensor(pool, dtype=torch.int64, device=self.cost.device)
         if extension.is_bare:
-            rest, _ = self.rest_of(extension.base, candidates, True)
-            return self._alone(candidates) + rest
-        return self._estimates(extension, candidates, starts, threads)[0]
+            values = self._alone(candidates) + self.rest_of(extension.base, candidates, True)[0]
+        else:
+            candidates, values, _ = self._estimates(
+                extension, candidates, max(N_PROMISING, 2 * n), starts, threads
+            )
+        return candidates[torch.argsort(values, stable=True)[:n]]
 
     def _estimates(
-        self, extension: Extension, pool: torch.Tensor, starts: Starts, threads: Threads
-    ) -> tuple[torch.Tensor, Solved]:
-        starts.met(extension, pool)
-        solved, newcomers = self._guided(extension, pool, starts, threads, roughly=True)
-        values = estimates(extension, solved, pool, newcomers, threads)
-        starts.remember(pool, newcomers)
-        return values + self.rest_of(extension.base, pool, True)[0], solved
+        self, extension: Extension, pool: torch.Tensor, n: int, starts: Starts, threads: Threads
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return the `n` candidates of most promise, about their objectives, and their potentials.
+
+        The guides' tangents say which; a Newton step of each, what they are about worth.
+        """
+        rest, _ = self.rest_of(extension.base, pool, True)
+        if len(pool) > n:
+            solved, _ = self._guided(extension, pool, starts, threads, roughly=True)
+            blocks = pool.split(max(1, BLOCK_ENTRIES // self.cost.shape[1]))
+            ceilings = torch.cat([solved.ceilings(self.cost[some]) for some in blocks])
+            places = torch.argsort(ceilings + rest, stable=True)[:n].sort().values
+            pool, rest = pool[places], rest[places]
+        newcomers = starts.met(extension, pool)
+        stack = NewtonStack(extension, pool, extension.with_newcomers(newcomers))
+        stack.scale_newcomers(N_OWN_STEPS)
+        stack.move(stack.newton_steps().nan_to_num(nan=0.0))
+        potentials = stack.potentials
+        starts.remember(pool, potentials[:, -1])
+        return pool, (stack.estimates() + rest).nan_to_num(nan=torch.inf), potentials
 
     def extension(self, base: list[int], starts: Starts) -> Extension:
         """Return the base, solved from where its images were last."""
@@ -186,12 +207,13 @@ class Look:
         *,
         roughly: bool = False,
     ) -> tuple[Solved, torch.Tensor]:
-        """Solve the guides of `pool`; return also the potentials its own rows may start from."""
+        """Solve the guides of `pool`; return also how far their own potentials have moved, [k].
+
+        A candidate's own has probably moved like its guide's.
+        """
         before = starts.met(extension, self.guides.images)
         solved = self.guides.beside(extension, pool, starts, threads, roughly=roughly)
-        # A candidate's own potential has probably moved like its guide's.
-        moved = (solved.potentials[:, -1] - before[solved.which]).nan_to_num(nan=0.0)
-        return solved, starts.potentials(pool) + moved[solved.place]
+        return solved, (solved.potentials[:, -1] - before[solved.which]).nan_to_num(nan=0.0)
 
     def _solve(
         self,

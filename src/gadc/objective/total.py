@@ -318,16 +318,36 @@ class Objective:
         """Find good images for several places, as `likely_addition` does; see `best_exchanges`."""
         return self._additions.likely_exchanges(chosen, places, pools, below=below)
 
-    def estimates(self, base: list[int], pool: np.ndarray) -> np.ndarray:
-        """Return about what L(base + [j]) is for every j in `pool`, float64 [p].
+    def likely_successors(
+        self, chosen: list[int], place: int, pool: np.ndarray, n: int
+    ) -> np.ndarray:
+        """Return the `n` images of `pool` that look best in the place of a chosen one near them.
 
-        One approximate step for each, no promise: to find candidates that are worth solving.
+        The entropic problem's value is concave in the costs, with the plan as its gradient. Where
+        costs change little, as they do near the image that is replaced, the tangent orders them.
+
+        Args:
+            chosen: The subset.
+            place: Of the image that is replaced.
+            pool: The candidates, int64 [p].
+            n: How many.
+        """
+        return self._additions.likely_successors(chosen, place, pool, n)
+
+    def promising(self, base: list[int], pool: np.ndarray, n: int) -> np.ndarray:
+        """Return about the `n` images whose addition to `base` leaves the lowest objective.
+
+        By estimates, no promise: to find candidates that are worth solving.
 
         Args:
             base: The images already chosen.
             pool: The candidates, int64 [p], none of them in `base`.
+            n: How many.
+
+        Returns:
+            The best first, int64 [min(n, p)].
         """
-        return self._additions.estimates(base, pool)
+        return self._additions.promising(base, pool, n)
 
     def _rest(self, subsets: torch.Tensor) -> torch.Tensor:
         """Return the weighted terms other than transport, [b]."""

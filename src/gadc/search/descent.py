@@ -17,10 +17,11 @@ from gadc.search.counts import Counts
 # An exchange must lower the objective by this share of the median cost; solved values are
 # accurate to about a hundredth of it.
 LEAST_GAIN = 1e-6
-# What may replace an image: so many of those nearest to it, and of those that the whole set gains
-# most by.
+# What may replace an image: of so many that are nearest to it the likely ones, and those that the
+# whole set gains most by.
 N_NEAREST = 48
-N_WELCOME = 48
+N_LIKELY = 24
+N_WELCOME = 24
 # Chosen images that an exchange nearby may have given a reason to move.
 N_NEIGHBOURS = 8
 # Places looked at together, each on a core of its own; the number does not depend on the cores, so
@@ -75,12 +76,11 @@ def descend(
     while queue and (max_swaps is None or counts.n_swaps < max_swaps):
         places = [queue.popleft() for _ in range(min(PLACES_TOGETHER, len(queue)))]
         allowed = candidates.allowed(chosen)
-        pools = [
-            np.intersect1d(
-                np.union1d(objective.nearest(chosen[place], N_NEAREST), welcome), allowed
-            )
-            for place in places
-        ]
+        pools = []
+        for place in places:
+            nearest = np.intersect1d(objective.nearest(chosen[place], N_NEAREST), allowed)
+            successors = objective.likely_successors(chosen, place, nearest, N_LIKELY)
+            pools.append(np.union1d(successors, np.intersect1d(welcome, allowed)))
         found = objective.likely_exchanges(chosen, places, pools, below=value - least_gain)
         for addition in found:
             counts = counts.plus(addition)
@@ -106,8 +106,7 @@ def _most_welcome(objective: Objective, chosen: list[int], candidates: Candidate
     pool = candidates.allowed(chosen)
     if len(pool) <= N_WELCOME:
         return pool
-    estimates = objective.estimates(chosen, pool)
-    return pool[np.argpartition(estimates, N_WELCOME)[:N_WELCOME]]
+    return objective.promising(chosen, pool, N_WELCOME)
 
 
 def _places_near(objective: Objective, chosen: list[int], images: Iterable[int]) -> list[int]:

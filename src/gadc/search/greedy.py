@@ -60,15 +60,18 @@ def greedy(objective: Objective, n_selected: int, candidates: Candidates) -> Ord
     return Order(indices, values, counts)
 
 
-def grow(objective: Objective, n_selected: int, candidates: Candidates) -> Order:
+def grow(
+    objective: Objective, n_selected: int, candidates: Candidates, *, n_exact: int = MOST_EXACT
+) -> Order:
     """Choose `n_selected` images nearly as `greedy` does, at a small part of its price.
 
     Args:
         objective: What is minimised.
         n_selected: k; at least the number of images to keep.
         candidates: Which images may be chosen, and which must be.
+        n_exact: How many are chosen exactly as `greedy` does.
     """
-    n_exact = max(MOST_EXACT, len(candidates.keep))
+    n_exact = max(n_exact, len(candidates.keep))
     if n_selected <= n_exact or candidates.n_selectable <= FEW_IMAGES:
         return greedy(objective, n_selected, candidates)
     grown = greedy(objective, n_exact, candidates)
@@ -79,8 +82,7 @@ def grow(objective: Objective, n_selected: int, candidates: Candidates) -> Order
         pool = np.setdiff1d(shortlist, indices)
         if len(indices) >= look_at or not len(pool):
             allowed = candidates.allowed(indices)
-            estimates = objective.estimates(indices, allowed)
-            pool = shortlist = allowed[np.argsort(estimates, kind="stable")[:N_SHORTLISTED]]
+            pool = shortlist = objective.promising(indices, allowed, N_SHORTLISTED)
             look_at = len(indices) + max(1, int(GROWTH * len(indices)))
         best = objective.likely_addition(indices, pool)
         counts = counts.plus(best)

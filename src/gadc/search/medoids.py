@@ -19,6 +19,7 @@ def medoids(
     candidates: Candidates,
     *,
     column_weights: torch.Tensor | None = None,
+    start: list[int] | None = None,
 ) -> list[int]:
     """Choose `n_selected` medoids: greedy construction, then best exchanges.
 
@@ -31,6 +32,7 @@ def medoids(
         n_selected: k.
         candidates: Which images may be chosen, and which must be.
         column_weights: w [n_target]; default: all are equal.
+        start: Medoids to exchange; default: those of the greedy construction.
 
     Returns:
         Indices in the order of construction; exchanged ones in the places of the replaced.
@@ -39,7 +41,7 @@ def medoids(
     loss of removal).
     """
     sums = _Sums(None if column_weights is None else column_weights.to(cost))
-    chosen = _build(cost, n_selected, candidates, sums)
+    chosen = _build(cost, n_selected, candidates, sums) if start is None else list(start)
     fixed = [place for place, index in enumerate(chosen) if index in set(candidates.keep)]
     for _ in range(MAX_SWAPS_PER_MEDOID * n_selected):
         pool = torch.as_tensor(candidates.allowed(chosen), device=cost.device)

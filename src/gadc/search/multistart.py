@@ -22,6 +22,8 @@ DEFAULT_PATIENCE = 4
 # Of larger subsets only the better start is descended from: the other one's way down is long, and
 # both ends are about as good.
 MOST_FOR_TWO_STARTS = 32
+# Of the greedy start; the others are chosen by estimates, since exchanges follow.
+N_EXACT = 2
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ def _search(
             objective.cost, n_selected, candidates, column_weights=objective.target_weights
         )
     if start in ("greedy", "best"):
-        grown = grow(objective, n_selected, candidates)
+        grown = grow(objective, n_selected, candidates, n_exact=N_EXACT)
         counts = counts.plus(grown.counts)
         starts["greedy"] = grown.indices
     start_values = {name: objective.value(chosen) for name, chosen in starts.items()}
