@@ -1,6 +1,7 @@
 """Sampling: guidance, generators of images, labels, files, and going on."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -309,6 +310,9 @@ def test_commands_train_and_sample_a_folder(gadc: Gadc, tmp_path: Path) -> None:
     assert trained.code == 0, trained.stderr
     assert trained.json["step"] == 4
     assert gadc(*command).json["n_steps"] == 0
+    edited = folder / "class0" / "1.png"
+    shutil.copy(folder / "class1" / "1.png", edited)
+    assert gadc(*command[:-1]).error_code == "output_in_use"  # not the same images any more
     assert [record["step"] for record in read_losses(tmp_path / "run" / LOSSES_NAME)] == [2, 4]
     options = [
         "-n",

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from gadc.errors import InputError
 from gadc.images.decode import DecodePolicy, decode, resize_and_crop
 from gadc.images.faults import ImageError
-from gadc.images.source import ImageIndex, examples
+from gadc.images.selected import SelectedImages
+from gadc.images.source import ImageIndex
 from gadc.storage import digest, escape_name
 from gadc.subset import Subset
 
@@ -26,16 +27,14 @@ class TrainingImages:
         sha256: Digest of each image's bytes, None where nobody took one.
         labels: Int64 [n], numbers from 0 without gaps; None without classes.
         class_names: Name of each class; empty without classes.
-        index: Where the bytes are.
-        positions: Place of each image in the index, int64 [n].
+        selected: Gives the bytes, and compares them with the digests.
     """
 
     ids: list[str]
     sha256: list[str | None]
     labels: NDArray[np.int64] | None
     class_names: list[str]
-    index: ImageIndex
-    positions: NDArray[np.int64]
+    selected: SelectedImages
 
     @property
     def n_images(self) -> int:
@@ -63,14 +62,8 @@ class TrainingImages:
                 it can't be decoded.
         """
         name = self.ids[row]
-        try:
-            content = self.index.read(int(self.positions[row]))
-        except ImageError as error:
-            raise InputError(
-                "source_changed", f"{name}: {error.message}; restore it, or select again"
-            ) from error
-        expected = self.sha256[row]
-        if expected is not None and hashlib.sha256(content).hexdigest() != expected:
+        content = self.selected.read(row)
+        if content is None:
             raise InputError(
                 "source_changed",
                 f"{name} is not the image that was selected; restore it, or select again",
@@ -103,14 +96,6 @@ def images_of_subset(subset: Subset, index: ImageIndex) -> TrainingImages:
     Raises:
         InputError: `source_mismatch`: the source lacks some of them.
     """
-    wanted = set(subset.paths)
-    places = {name: place for place, name in enumerate(index.ids) if name in wanted}
-    if missing := [path for path in subset.paths if path not in places]:
-        raise InputError(
-            "source_mismatch",
-            f"{index.source} lacks {len(missing)} of the {subset.n_images} selected images: "
-            f"{examples(missing)}; give the source they were selected from",
-        )
     numbers, labels = np.unique(subset.labels, return_inverse=True)
     names = dict(zip(subset.labels.tolist(), subset.class_name, strict=True))
     return TrainingImages(
@@ -118,22 +103,30 @@ def images_of_subset(subset: Subset, index: ImageIndex) -> TrainingImages:
         sha256=list(subset.sha256),
         labels=labels.astype(np.int64),
         class_names=[names[number] for number in numbers.tolist()],
-        index=index,
-        positions=np.array([places[path] for path in subset.paths], np.int64),
+        selected=SelectedImages(index, subset.paths, subset.sha256),
     )
 
 
 def images_of_index(index: ImageIndex) -> TrainingImages:
-    """Return all images of a source."""
+    """Return all images of a source.
+
+    Every image is read once for its digest: a run that goes on must find the same images.
+
+    Raises:
+        InputError: `source_changed`: one can't be read.
+    """
     labels, class_names = None, []
     if index.labels is not None:
         numbers, labels = np.unique(index.labels, return_inverse=True)
         class_names = [index.class_names[number] for number in numbers.tolist()]
+    found = SelectedImages(index, index.ids, [None] * len(index))
+    sha256: list[str | None] = [
+        hashlib.sha256(found.peek(row)).hexdigest() for row in range(len(found))
+    ]
     return TrainingImages(
         ids=list(index.ids),
-        sha256=[None] * len(index),
+        sha256=sha256,
         labels=labels,
         class_names=class_names,
-        index=index,
-        positions=np.arange(len(index), dtype=np.int64),
+        selected=SelectedImages(index, index.ids, sha256),
     )

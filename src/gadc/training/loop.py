@@ -97,7 +97,7 @@ def train(
     accelerator = open_accelerator(config, out, device)
     lock: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
     if accelerator.is_main_process:
-        prepare_output(out, images.index.source)
+        prepare_output(out, images.selected.index.source)
         lock = exclusive(out, wait_seconds=wait_seconds)
     with lock, tf32():
         accelerator.wait_for_everyone()
