@@ -13,7 +13,17 @@ from typing import Annotated, NoReturn
 import typer
 
 import gadc
-from gadc.cli import demo, doctor, export_command, features, plan, report_command, selection
+from gadc.cli import (
+    demo,
+    doctor,
+    export_command,
+    features,
+    plan,
+    report_command,
+    sample,
+    selection,
+    train,
+)
 from gadc.cli.console import Session, emit_error, printable
 from gadc.errors import GadcError
 
@@ -22,7 +32,7 @@ EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 """128 + the number of the signal, as shells have it."""
 
-NOT_OPTIONS = {"context", "data", "subset", "runs"}
+NOT_OPTIONS = {"context", "data", "subset", "run", "runs"}
 """Parameters of commands that are not given by a name of their own."""
 
 app = typer.Typer(
@@ -40,6 +50,8 @@ for command in (
     features.features,
     selection.select,
     export_command.export,
+    train.train,
+    sample.sample,
     report_command.report,
 ):
     app.command()(command)
