@@ -30,8 +30,8 @@ N_HOLDERS = 3
 # Summed error of the row masses at which potentials are found; rounding the plan repairs the rest.
 TOL = 1e-4
 MAX_STEPS = 30
-# Where that is not enough, as for clusters far apart, the problem is solved at so many times epsilon
-# first, and cooled by a factor of four at a time, each time to a rough error.
+# Where that is not enough, as for clusters far apart, the problem is first solved at so many times
+# epsilon, and cooled by a factor of four at a time, each time to a rough error.
 HOTTEST = 4.0**5
 COOLING = 4.0
 ROUGH_TOL = 0.02
