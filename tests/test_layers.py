@@ -26,7 +26,7 @@ ALLOWED = {
     "exact": BASE | {"objective"},
     "search": BASE | {"objective"},
     "baselines": BASE | {"objective", "search"},
-    "evaluation": BASE,
+    "evaluation": BASE | {"images", "features"},
     "per_class": BASE | {"cluster", "objective", "search"},
     "job": BASE | {"subset", "features", "objective", "search", "per_class"},
     "condense": BASE | {"cluster", "subset", "features", "job", "per_class"},

@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import gadc
-from gadc.cli import demo, doctor, export_command, features, plan, selection
+from gadc.cli import demo, doctor, evaluate, export_command, features, plan, selection
 from gadc.cli.console import Session, emit_error, printable
 from gadc.errors import GadcError
 
@@ -22,7 +22,7 @@ EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 """128 + the number of the signal, as shells have it."""
 
-NOT_OPTIONS = {"context", "data", "subset"}
+NOT_OPTIONS = {"context", "data", "subset", "samples"}
 """Parameters of commands that are not given by a name of their own."""
 
 app = typer.Typer(
@@ -40,6 +40,7 @@ for command in (
     features.features,
     selection.select,
     export_command.export,
+    evaluate.evaluate,
 ):
     app.command()(command)
 
