@@ -27,6 +27,8 @@ ALLOWED = {
     "search": BASE | {"objective"},
     "baselines": BASE | {"objective", "search"},
     "evaluation": BASE | {"images", "features"},
+    "training": BASE | {"images", "subset"},
+    "attach": BASE | {"images", "features", "subset", "training"},
     "per_class": BASE | {"cluster", "objective", "search"},
     "job": BASE | {"subset", "features", "objective", "search", "per_class"},
     "condense": BASE | {"cluster", "subset", "features", "job", "per_class"},

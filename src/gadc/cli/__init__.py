@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import gadc
-from gadc.cli import demo, doctor, evaluate, export_command, features, plan, selection
+from gadc.cli import attach, demo, doctor, evaluate, export_command, features, plan, selection
 from gadc.cli.console import Session, emit_error, printable
 from gadc.errors import GadcError
 
@@ -40,6 +40,7 @@ for command in (
     features.features,
     selection.select,
     export_command.export,
+    attach.attach,
     evaluate.evaluate,
 ):
     app.command()(command)
