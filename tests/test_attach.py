@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from cli_runner import gadc_fixture  # noqa: F401 - a fixture
 from features_helpers import write_images
 from gadc.attach import parts
 from gadc.attach.attach import TextPart, VisualPart, attach
@@ -26,7 +27,6 @@ from tiny_models import DINO_WIDTH, T5_WIDTH, save_dinov2, save_t5
 CPU = torch.device("cpu")
 SIZE_PX, TOKEN_PX = 16, 4
 N_TOKENS = (SIZE_PX // TOKEN_PX) ** 2
-pytest_plugins = ["cli_runner"]
 
 
 @pytest.fixture(scope="module")

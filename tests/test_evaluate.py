@@ -15,6 +15,7 @@ from evaluation_helpers import (
     stub_weights,
     write_pngs,
 )
+from cli_runner import gadc_fixture  # noqa: F401 - a fixture
 from features_helpers import ColourEncoder
 from gadc.errors import InputError
 from gadc.evaluation import inception
@@ -33,7 +34,6 @@ from real_data import REAL_DATA, needs_real_data
 from subset_factory import folder_subset
 
 N_REAL = 30
-pytest_plugins = ["cli_runner"]
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ EXTRAS = {
     "encoders": ("transformers", "vision models of the Hugging Face hub, DINOv2 by default"),
     "torchvision": ("torchvision", "Inception v3, ResNets and GoogLeNet with ImageNet weights"),
     "timm": ("timm", "several hundred more vision models"),
+    "eval": ("torch-fidelity", "the Inception network of FID: gadc evaluate"),
     "ray": ("ray", "work on several machines: --engine ray"),
 }
 """By the name of the extra: its library, and what that adds."""

@@ -39,7 +39,7 @@ RESULT_NAME = "evaluation.json"
 SHEET_NAME = "memorisation.png"
 SCHEMA_VERSION = 1
 ENCODER_ALIASES = {"dinov2": DEFAULT_ENCODER}
-OFFLINE_REMEDY = "; --encoder pixels and cifar10-resnet56 need neither"
+OFFLINE_REMEDY = "; offline, --encoder pixels needs no download (weaker features)"
 ROWS_AT_A_TIME = 4096
 
 
