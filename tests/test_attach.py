@@ -249,6 +249,7 @@ def test_what_is_asked_for_must_be_possible(tmp_path, selected, text, visual):
         ({}, "nothing_to_attach"),
         ({"text": text}, "length_mismatch"),
         ({"text": text, "captions": ["red"]}, "length_mismatch"),
+        ({"text": text, "captions": ["red \udcff"] * 9}, "bad_captions"),
         ({"visual": visual}, "source_unknown"),
         ({"visual": VisualPart(torch.ones(2, 1, 4, 4), {})}, "length_mismatch"),
         ({"text": TextPart(torch.ones(1, 4, 4), torch.zeros(2).long(), {})}, "length_mismatch"),
