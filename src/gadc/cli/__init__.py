@@ -14,8 +14,10 @@ import typer
 
 import gadc
 from gadc.cli import (
+    attach,
     demo,
     doctor,
+    evaluate,
     export_command,
     features,
     plan,
@@ -32,7 +34,7 @@ EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 """128 + the number of the signal, as shells have it."""
 
-NOT_OPTIONS = {"context", "data", "subset", "run", "runs"}
+NOT_OPTIONS = {"context", "data", "subset", "run", "runs", "samples"}
 """Parameters of commands that are not given by a name of their own."""
 
 app = typer.Typer(
@@ -50,8 +52,10 @@ for command in (
     features.features,
     selection.select,
     export_command.export,
+    attach.attach,
     train.train,
     sample.sample,
+    evaluate.evaluate,
     report_command.report,
 ):
     app.command()(command)
