@@ -37,6 +37,8 @@ ALLOWED = {
     "runs": BASE
     | {"cluster", "images", "features", "subset", "search", "per_class", "job"}
     | {"condense", "export"},
+    "comparison": BASE
+    | {"images", "features", "objective", "baselines", "evaluation", "per_class", "job", "runs"},
     "demo": BASE
     | {
         "images",

@@ -13,8 +13,9 @@ from typing import Annotated, NoReturn
 import typer
 
 import gadc
-from gadc.cli import demo, doctor, export_command, features, plan, selection
+from gadc.cli import compare, demo, doctor, export_command, features, plan, selection
 from gadc.cli.console import Session, emit_error, printable
+from gadc.cli.many_values import ManyValues
 from gadc.errors import GadcError
 
 EXIT_FAILED = 1
@@ -42,6 +43,7 @@ for command in (
     export_command.export,
 ):
     app.command()(command)
+app.command(cls=ManyValues)(compare.compare)
 
 
 def _print_version(is_asked: bool) -> None:
