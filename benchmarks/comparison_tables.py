@@ -38,6 +38,7 @@ HEADINGS = {
     "seconds": "seconds ↓",
     "peak-memory": "MB ↓",
 }
+ROUNDING = 1e-9
 NOT_COUNTED = frozenset(["kid", "mmd-rbf", "seconds", "peak-memory"])
 TITLES = {
     "digits": "Digits: selected by pixels, judged by a network's hidden layer too",
@@ -237,7 +238,7 @@ def cell(row: Mapping[str, Any] | None, best: float | None) -> str:
     if row["mean"] == best and row["kind"] in ("gadc", "peer", "random"):
         text = f"**{text}**"
     if row["sd"] is not None:
-        text += f" ± {row['sd']:.2g}"
+        text += " ± 0" if row["sd"] < ROUNDING * abs(row["mean"]) else f" ± {row['sd']:.2g}"
     signs = row["against_random"]
     if signs and row["kind"] != "reference" and row["measure"] not in NOT_COUNTED:
         if signs["better"] and not signs["worse"] and not signs["equal"]:

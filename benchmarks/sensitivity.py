@@ -62,9 +62,10 @@ def main() -> None:
     parts = [INTRODUCTION.format(per_class=arguments.per_class)]
     for name in DATASETS:
         problem = posed(name, folder, arguments.per_class)
+        judge = judge_of(problem)
         for n_selected in arguments.n_selected:
             found = {
-                label: numbers_of(problem, settings, n_selected, folder / "runs")
+                label: numbers_of(problem, judge, settings, n_selected, folder / "runs")
                 for label, settings in variants()
             }
             parts.append(f"## {name}, {n_selected} of each class\n\n{as_table(found)}")
@@ -106,7 +107,11 @@ def posed(name: str, folder: Path, n_per_class: int) -> Problem:
 
 
 def numbers_of(
-    problem: Problem, changes: Mapping[str, float], n_selected: int, folder: Path
+    problem: Problem,
+    judge: Judge,
+    changes: Mapping[str, float],
+    n_selected: int,
+    folder: Path,
 ) -> Numbers:
     """Select with changed settings, and judge; or read what was found before."""
     folder.mkdir(exist_ok=True)
@@ -116,7 +121,7 @@ def numbers_of(
     if path.is_file():
         found: Numbers = json.loads(path.read_text())
         return found
-    found = judged(problem, selected(problem, settings, n_selected))
+    found = judged(problem, judge, selected(problem, settings, n_selected))
     path.write_text(json.dumps(found))
     sys.stderr.write(f"{problem.about['source']} {n_selected} {dict(changes)}\n")
     return found
@@ -134,12 +139,16 @@ def selected(problem: Problem, settings: ClassSettings, n_selected: int) -> list
     return chosen
 
 
-def judged(problem: Problem, chosen: Sequence[np.ndarray]) -> Numbers:
-    """Return the numbers of a subset: in its own space and pool, and by the held-out judge."""
+def judge_of(problem: Problem) -> Judge:
+    """Return the judge of a data set, which remembers what depends on the real images alone."""
     names = [problem.job.division.names[label] for label in problem.labels]
     rows = [problem.job.division.rows[label] for label in problem.labels]
     measures = list(dict.fromkeys([*OWN, *JUDGED]))
-    judge = Judge(problem.spaces, names, problem.labels, rows, problem.losses, measures)
+    return Judge(problem.spaces, names, problem.labels, rows, problem.losses, measures)
+
+
+def judged(problem: Problem, judge: Judge, chosen: Sequence[np.ndarray]) -> Numbers:
+    """Return the numbers of a subset: in its own space and pool, and by the held-out judge."""
     places = {
         "own": (problem.spaces[0].name, "pool", OWN),
         "judge": (problem.spaces[1].name, "held-out", JUDGED),
