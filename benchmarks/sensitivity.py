@@ -59,7 +59,8 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     digits(folder)
     cifar10(folder, arguments.cifar10, arguments.per_class)
-    parts = [INTRODUCTION.format(per_class=arguments.per_class)]
+    parts = []
+    everything = []
     for name in DATASETS:
         problem = posed(name, folder, arguments.per_class)
         judge = judge_of(problem)
@@ -69,8 +70,11 @@ def main() -> None:
                 for label, settings in variants()
             }
             parts.append(f"## {name}, {n_selected} of each class\n\n{as_table(found)}")
+            everything.append(found)
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "sensitivity.md").write_text("\n\n".join(parts) + "\n")
+    introduction = INTRODUCTION.format(per_class=arguments.per_class)
+    page = [introduction, f"## All data sets together\n\n{as_summary(everything)}", *parts]
+    (RESULTS / "sensitivity.md").write_text("\n\n".join(page) + "\n")
 
 
 def variants() -> Iterator[tuple[str, dict[str, float]]]:
@@ -163,27 +167,58 @@ def judged(problem: Problem, judge: Judge, chosen: Sequence[np.ndarray]) -> Numb
     return numbers
 
 
+def as_summary(everything: Sequence[Mapping[str, Numbers]]) -> str:
+    """Return a Markdown table of mean changes over all data sets, in per cent."""
+    columns = [("own", name) for name in ("transport", "mmd-set", "frechet", "coverage")]
+    columns += [("judge", name) for name in ("transport", "mmd-set", "energy", "frechet")]
+    headings = [heading(place, name) for place, name in columns]
+    lines = [
+        "| | " + " | ".join([*headings, "J: classes with lower energy"]) + " |",
+        "|---|" + "--:|" * (len(columns) + 1),
+    ]
+    for label in list(everything[0])[1:]:
+        cells = [
+            f"{100.0 * np.mean([change(found, label, place, name) for found in everything]):+.1f} %"
+            for place, name in columns
+        ]
+        counts = [classes_with_lower_energy(found, label) for found in everything]
+        cells.append(f"{sum(n for n, _ in counts)} of {sum(n for _, n in counts)}")
+        lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def heading(place: str, name: str) -> str:
+    """Return what stands above a column."""
+    return f"{'' if place == 'own' else 'J: '}{name} {'↑' if name in HIGHER else '↓'}"
+
+
+def change(found: Mapping[str, Numbers], label: str, place: str, name: str) -> float:
+    """Return the relative change of a mean against the default's."""
+    return found[label][place][name][0] / found["default"][place][name][0] - 1.0
+
+
+def classes_with_lower_energy(found: Mapping[str, Numbers], label: str) -> tuple[int, int]:
+    """Return in how many classes the judge's energy distance is lower, and of how many."""
+    energy = np.array(found[label]["judge"]["energy"][1:])
+    usual = np.array(found["default"]["judge"]["energy"][1:])
+    return int((energy < usual).sum()), len(energy)
+
+
 def as_table(found: Mapping[str, Numbers]) -> str:
     """Return a Markdown table: the default's numbers, and how others differ from them."""
-    default = found["default"]
     columns = [("own", name) for name in OWN] + [("judge", name) for name in JUDGED]
-    headings = [
-        f"{'' if place == 'own' else 'J: '}{name} {'↑' if name in HIGHER else '↓'}"
-        for place, name in columns
-    ]
+    headings = [heading(place, name) for place, name in columns]
     lines = [
         "| | " + " | ".join([*headings, "J: classes with lower energy"]) + " |",
         "|---|" + "--:|" * (len(columns) + 1),
     ]
     for label, numbers in found.items():
-        cells = []
-        for place, name in columns:
-            value, base = numbers[place][name][0], default[place][name][0]
-            is_first = label == "default"
-            cells.append(f"{value:.4g}" if is_first else f"{100.0 * (value / base - 1.0):+.1f} %")
-        energy = np.array(numbers["judge"]["energy"][1:])
-        usual = np.array(default["judge"]["energy"][1:])
-        cells.append("" if label == "default" else f"{(energy < usual).sum()} of {len(energy)}")
+        if label == "default":
+            cells = [f"{numbers[place][name][0]:.4g}" for place, name in columns] + [""]
+        else:
+            cells = [f"{100.0 * change(found, label, *column):+.1f} %" for column in columns]
+            n_lower, n_classes = classes_with_lower_energy(found, label)
+            cells.append(f"{n_lower} of {n_classes}")
         lines.append(f"| {label} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
