@@ -15,6 +15,7 @@ import typer
 import gadc
 from gadc.cli import (
     attach,
+    compare,
     demo,
     doctor,
     evaluate,
@@ -27,6 +28,7 @@ from gadc.cli import (
     train,
 )
 from gadc.cli.console import Session, emit_error, printable
+from gadc.cli.many_values import ManyValues
 from gadc.errors import GadcError
 
 EXIT_FAILED = 1
@@ -59,6 +61,7 @@ for command in (
     report_command.report,
 ):
     app.command()(command)
+app.command(cls=ManyValues)(compare.compare)
 
 
 def _print_version(is_asked: bool) -> None:
