@@ -38,6 +38,8 @@ ALLOWED = {
     | {"cluster", "images", "features", "subset", "search", "per_class", "job"}
     | {"condense", "export"},
     "report": BASE | {"images", "features", "portable_names", "subset", "objective", "job", "runs"},
+    "comparison": BASE
+    | {"images", "features", "objective", "baselines", "evaluation", "per_class", "job", "runs"},
     "demo": BASE
     | {
         "report",

@@ -13,8 +13,18 @@ from typing import Annotated, NoReturn
 import typer
 
 import gadc
-from gadc.cli import demo, doctor, export_command, features, plan, report_command, selection
+from gadc.cli import (
+    compare,
+    demo,
+    doctor,
+    export_command,
+    features,
+    plan,
+    report_command,
+    selection,
+)
 from gadc.cli.console import Session, emit_error, printable
+from gadc.cli.many_values import ManyValues
 from gadc.errors import GadcError
 
 EXIT_FAILED = 1
@@ -43,6 +53,7 @@ for command in (
     report_command.report,
 ):
     app.command()(command)
+app.command(cls=ManyValues)(compare.compare)
 
 
 def _print_version(is_asked: bool) -> None:

@@ -82,7 +82,7 @@ def select_classes(
 def worker_pool(n_workers: int) -> ProcessPoolExecutor:
     """Return a pool of fresh processes of one thread each, which end with this one."""
     return ProcessPoolExecutor(
-        n_workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker
+        n_workers, mp_context=multiprocessing.get_context("spawn"), initializer=start_worker
     )
 
 
@@ -138,7 +138,8 @@ def _start_stream() -> None:
         torch.cuda.set_stream(torch.cuda.Stream())
 
 
-def _start_worker() -> None:
+def start_worker() -> None:
+    """Set up a worker process: one thread, deaf to Ctrl-C, and gone when its parent is."""
     torch.set_num_threads(1)
     # Ctrl-C reaches the whole group; the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
