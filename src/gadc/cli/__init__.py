@@ -17,11 +17,14 @@ from gadc.cli import (
     compare,
     demo,
     doctor,
+    experiment,
     export_command,
     features,
     plan,
     report_command,
+    sample,
     selection,
+    train,
 )
 from gadc.cli.console import Session, emit_error, printable
 from gadc.cli.many_values import ManyValues
@@ -32,7 +35,7 @@ EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 """128 + the number of the signal, as shells have it."""
 
-NOT_OPTIONS = {"context", "data", "subset", "runs"}
+NOT_OPTIONS = {"context", "data", "subset", "run", "runs", "protocol"}
 """Parameters of commands that are not given by a name of their own."""
 
 app = typer.Typer(
@@ -50,6 +53,9 @@ for command in (
     features.features,
     selection.select,
     export_command.export,
+    train.train,
+    sample.sample,
+    experiment.experiment,
     report_command.report,
 ):
     app.command()(command)

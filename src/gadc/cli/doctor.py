@@ -14,6 +14,7 @@ EXTRAS = {
     "encoders": ("transformers", "vision models of the Hugging Face hub, DINOv2 by default"),
     "torchvision": ("torchvision", "Inception v3, ResNets and GoogLeNet with ImageNet weights"),
     "timm": ("timm", "several hundred more vision models"),
+    "train": ("accelerate", "training of diffusion models, and VAEs for it"),
     "ray": ("ray", "work on several machines: --engine ray"),
     "report": ("plotly", "gadc report: one HTML file about selections and comparisons"),
 }

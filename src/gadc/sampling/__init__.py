@@ -1,0 +1,1 @@
+"""Images from a trained model: samplers, guidance, and a generator for each image."""
