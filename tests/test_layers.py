@@ -26,9 +26,9 @@ ALLOWED = {
     "exact": BASE | {"objective"},
     "search": BASE | {"objective"},
     "baselines": BASE | {"objective", "search"},
-    "evaluation": BASE,
     "training": BASE | {"images", "subset"},
     "sampling": BASE | {"images", "training"},
+    "evaluation": BASE | {"images", "features"},
     "per_class": BASE | {"cluster", "objective", "search"},
     "job": BASE | {"subset", "features", "objective", "search", "per_class"},
     "condense": BASE | {"cluster", "subset", "features", "job", "per_class"},
@@ -54,6 +54,20 @@ ALLOWED = {
         "export",
         "subset",
         "job",
+    },
+    "experiment": BASE
+    | {
+        "images",
+        "features",
+        "subset",
+        "per_class",
+        "job",
+        "runs",
+        "comparison",
+        "training",
+        "sampling",
+        "evaluation",
+        "demo",
     },
 }
 EVERYTHING = {"__init__", "cli"}

@@ -17,6 +17,7 @@ from gadc.cli import (
     compare,
     demo,
     doctor,
+    evaluate,
     experiment,
     export_command,
     features,
@@ -35,7 +36,7 @@ EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 """128 + the number of the signal, as shells have it."""
 
-NOT_OPTIONS = {"context", "data", "subset", "run", "runs", "protocol"}
+NOT_OPTIONS = {"context", "data", "subset", "samples", "run", "runs", "protocol"}
 """Parameters of commands that are not given by a name of their own."""
 
 app = typer.Typer(
@@ -55,8 +56,9 @@ for command in (
     export_command.export,
     train.train,
     sample.sample,
-    experiment.experiment,
     report_command.report,
+    evaluate.evaluate,
+    experiment.experiment,
 ):
     app.command()(command)
 app.command(cls=ManyValues)(compare.compare)

@@ -27,7 +27,7 @@ class SelectedImages:
     def __init__(self, index: ImageIndex, ids: Sequence[str], sha256: Sequence[str | None]) -> None:
         self.index, self.ids = index, ids
         self._sha256 = sha256
-        self._positions = _positions(index, ids)
+        self._positions = positions_of(index, ids)
         self.n_verified = 0
         self.changed: list[str] = []
 
@@ -82,8 +82,12 @@ class SelectedImages:
             )
 
 
-def _positions(index: ImageIndex, ids: Sequence[str]) -> list[int]:
-    """Return where each image stands in the source."""
+def positions_of(index: ImageIndex, ids: Sequence[str]) -> list[int]:
+    """Return where each image stands in the source.
+
+    Raises:
+        InputError: `source_mismatch`: the source lacks some of them.
+    """
     wanted = set(ids)
     places = {name: place for place, name in enumerate(index.ids) if name in wanted}
     if missing := [name for name in ids if name not in places]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from gadc.errors import InputError
 
-Kind = Literal["folder", "flat", "parquet", "wds", "list"]
+Kind = Literal["folder", "flat", "parquet", "wds", "list", "npz"]
 LabelChoice = bool | Literal["auto"]
 OnError = Literal["fail", "quarantine"]
 
@@ -73,8 +73,8 @@ class ImageIndex:
         source: What was scanned.
         kind: Its layout.
         ids: One stable name per image: the relative POSIX path (folder), the image's own path or
-            `<file>#<row>` (parquet), `<shard>/<member>` (tar), the line (list). Undecodable bytes
-            of a name are kept as surrogate escapes.
+            `<file>#<row>` (parquet, npz), `<shard>/<member>` (tar), the line (list). Undecodable
+            bytes of a name are kept as surrogate escapes.
         labels: Int64 [n] into `class_names`; None without labels.
         class_names: The classes, including those without an image.
         excluded: Files that are no candidates.

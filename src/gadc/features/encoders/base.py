@@ -119,7 +119,7 @@ class TorchEncoder(ABC):
         self, batch: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
         """Return features [b, d] and softmax probabilities [b, c] of pixels [b, 3, h, w]."""
-        with torch.inference_mode(), _exact(self.device):
+        with torch.inference_mode(), exact_convolutions(self.device):
             pixels = torch.from_numpy(batch).to(self.device, memory_format=torch.channels_last)
             features, logits = self.forward(pixels)
             probabilities = None
@@ -145,7 +145,7 @@ class OutputTap:
         return output
 
 
-def _exact(device: torch.device) -> contextlib.AbstractContextManager[None]:
+def exact_convolutions(device: torch.device) -> contextlib.AbstractContextManager[None]:
     """Switch off what makes convolutions on a GPU inexact or irreproducible."""
     if device.type != "cuda":
         return contextlib.nullcontext()
