@@ -23,26 +23,25 @@ class ManyValues(TyperCommand):
 
     def _spread(self, args: list[str]) -> list[str]:
         spread: list[str] = []
-        option = ""
-        is_first = False
+        option, has_none_yet = "", False
         for position, word in enumerate(args):
-            if word == "--":
-                return spread + args[position:]
             name, has_value, value = word.partition("=")
-            if word.startswith("-"):
-                option = name if name in self.many else ""
-                is_first = not has_value
-                if has_value and option:
-                    spread += self._repeated(option, value)
-                elif not option:
+            if word.startswith("-") or not option:
+                spread += [option] if has_none_yet else []
+                option, has_none_yet = (name, not has_value) if name in self.many else ("", False)
+                if word == "--":
+                    return spread + args[position:]
+                if not option:
                     spread.append(word)
-            elif option and (is_first or self._is_value(option, word)):
+                elif has_value:
+                    spread += self._repeated(option, value)
+            elif has_none_yet or self._is_value(option, word):
                 spread += self._repeated(option, word)
-                is_first = False
+                has_none_yet = False
             else:
-                option = ""
                 spread.append(word)
-        return spread
+                option = ""
+        return spread + ([option] if has_none_yet else [])
 
     def _repeated(self, option: str, value: str) -> list[str]:
         return [part for item in value.split(",") if item for part in (option, item)]

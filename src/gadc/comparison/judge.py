@@ -11,6 +11,7 @@ from gadc.comparison.spaces import SELECTION_SPACE, Space
 from gadc.comparison.transport import TRANSPORT
 from gadc.errors import ConvergenceWarning, InputError
 from gadc.evaluation.frechet import frechet_distance
+from gadc.evaluation.kernel import rbf_mmd_squared
 from gadc.evaluation.measures import MEASURES, Better, Measure, Undefined
 from gadc.evaluation.sample import Sample
 from gadc.per_class.selection import single_thread
@@ -38,13 +39,27 @@ FRECHET_ALL = Measure(
     n_real_least=2,
     needs_full_rank=True,
 )
-PER_CLASS: dict[str, Measure] = {TRANSPORT.name: TRANSPORT, **MEASURES}
+MMD_OF_SETS = Measure(
+    "mmd-set",
+    "MMD², Gaussian kernel, of the two sets themselves",
+    "lower",
+    "Gretton et al. 2012, equation 5",
+    lambda selected, real: rbf_mmd_squared(generated=selected, real=real, estimator="empirical"),
+    n_real_least=2,
+)
+"""Beside the unbiased one: a choice is no draw, and one more even than a draw goes below zero."""
+UNBIASED = frozenset(["kid", "mmd-rbf"])
+"""Estimates that may be negative; below zero, lower is not better."""
+PER_CLASS: dict[str, Measure] = {
+    measure.name: measure for measure in (TRANSPORT, MMD_OF_SETS, *MEASURES.values())
+}
 OF_SELECTION = {
     "confidence": Title("Mean -log p(own class | image)", "lower"),
     "seconds": Title("CPU seconds to select, one thread", "lower"),
     "peak-memory": Title("Most memory taken while selecting, MB", "lower"),
 }
 """Measures that depend on no judge; they stand with the selection's own space and the pool."""
+OF_COST = frozenset(["seconds", "peak-memory"])
 TITLES: dict[str, Title] = {
     **{
         name: Title(measure.title, measure.better)

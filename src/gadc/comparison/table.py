@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest
 
-from gadc.comparison.judge import TITLES, WHOLE_SET, Score
+from gadc.comparison.judge import OF_COST, TITLES, UNBIASED, WHOLE_SET, Score
 from gadc.comparison.methods import FULL, FULL_TITLE, GADC, RANDOM, Compared
 from gadc.comparison.work import Unit
 
@@ -142,7 +142,8 @@ def paired_signs(values: BySeed, chance: BySeed, better: str) -> dict[str, Any] 
 def beating(rows: Sequence[Mapping[str, Any]], name: str = GADC) -> list[dict[str, Any]]:
     """Return where other methods have a better mean than `name`.
 
-    Costs of selecting are left out, and so are the reference and what has no number.
+    Costs of selecting are left out, and so are the reference and what has no number. Unbiased
+    estimates below zero count as zero: they say that no difference was found.
 
     Returns:
         In the order of the table: `n_per_class`, `space`, `split`, `measure`, and `methods`, the
@@ -153,15 +154,16 @@ def beating(rows: Sequence[Mapping[str, Any]], name: str = GADC) -> list[dict[st
     for setting, group in itertools.groupby(order, key=_setting):
         cells = {row["method"]: row for row in group if row["mean"] is not None}
         n_per_class, space, split, _ = setting
-        if name not in cells or cells[name]["measure"] in ("seconds", "peak-memory"):
+        if name not in cells or cells[name]["measure"] in OF_COST:
             continue
+        own = _counted(cells[name])
         sign = 1.0 if cells[name]["better"] == "higher" else -1.0
         gains = {
-            other: sign * (row["mean"] - cells[name]["mean"])
+            other: sign * (_counted(row) - own)
             for other, row in cells.items()
             if row["kind"] != "reference"
         }
-        ahead = [other for other, gain in gains.items() if gain > _rounding(cells[name]["mean"])]
+        ahead = [other for other, gain in gains.items() if gain > _rounding(own)]
         if ahead:
             found.append(
                 {
@@ -173,6 +175,11 @@ def beating(rows: Sequence[Mapping[str, Any]], name: str = GADC) -> list[dict[st
                 }
             )
     return found
+
+
+def _counted(row: Mapping[str, Any]) -> float:
+    mean = float(row["mean"])
+    return max(mean, 0.0) if row["measure"] in UNBIASED else mean
 
 
 def _rounding(value: float) -> float:
