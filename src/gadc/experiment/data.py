@@ -64,9 +64,7 @@ def find_images(part: DataPart, out: Path) -> Images:
     return Images(source, index, labelled_part(index, rows), labelled_part(index, others))
 
 
-def split_off(
-    index: ImageIndex, share: float
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def split_off(index: ImageIndex, share: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Divide images into pool and held-out ones, the same share of each class, whatever their order.
 
     Returns:

@@ -5,6 +5,7 @@ import hashlib
 import logging
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from gadc.comparison.problem import Problem
 from gadc.comparison.run import write_cases
 from gadc.comparison.work import Selected, Unit, select_all
 from gadc.errors import GadcError, RunError
-from gadc.images.source import ImageIndex
 from gadc.images.selected import SelectedImages
+from gadc.images.source import ImageIndex
 from gadc.job.result import as_subset
 from gadc.per_class.selection import ClassSelection
 from gadc.runtime import ProgressStyle, progress
@@ -30,7 +31,22 @@ KEY_CHARACTERS = 16
 WORK_FOLDER = "work"
 
 
-def units_of(methods: Sequence[Compared], budgets: Sequence[int], seeds: Sequence[int]) -> list[Unit]:
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """A selection on disk.
+
+    Attributes:
+        folder: Of its `subset.parquet`.
+        subset: The same, read.
+    """
+
+    folder: Path
+    subset: Subset
+
+
+def units_of(
+    methods: Sequence[Compared], budgets: Sequence[int], seeds: Sequence[int]
+) -> list[Unit]:
     """Return every selection: one per seed of methods that draw, one of the others."""
     return [
         Unit(method.name, n, seed)
@@ -48,7 +64,7 @@ def select_subsets(
     *,
     n_workers: int,
     show: ProgressStyle,
-) -> dict[Unit, Subset]:
+) -> dict[Unit, Chosen]:
     """Select with every method, or find what was selected before.
 
     Args:
@@ -82,14 +98,12 @@ def select_subsets(
                 select_all(missing, cases, finished, n_workers=n_workers)
         finally:
             shutil.rmtree(work, ignore_errors=True)
-    subsets = {unit: Subset.load(place) for unit, place in places.items()}
-    _check_sizes(subsets)
-    return subsets
+    chosen = {unit: Chosen(place, Subset.load(place)) for unit, place in places.items()}
+    _check_sizes(chosen)
+    return chosen
 
 
-def _save(
-    problem: Problem, index: ImageIndex, unit: Unit, selected: Selected, place: Path
-) -> None:
+def _save(problem: Problem, index: ImageIndex, unit: Unit, selected: Selected, place: Path) -> None:
     job = problem.jobs[unit.n_per_class]
     orders = dict(zip(problem.labels, selected.orders, strict=True))
     selections = [
@@ -138,11 +152,11 @@ def _sorted(subset: Subset) -> Subset:
     )
 
 
-def _check_sizes(subsets: dict[Unit, Subset]) -> None:
+def _check_sizes(chosen: dict[Unit, Chosen]) -> None:
     """Raise if methods select different numbers of a class: nobody could compare them."""
     expected: dict[int, tuple[str, list[int]]] = {}
-    for unit, subset in subsets.items():
-        labels = subset.labels.tolist()
+    for unit, found in chosen.items():
+        labels = found.subset.labels.tolist()
         first, known = expected.setdefault(unit.n_per_class, (unit.method, sorted(labels)))
         if sorted(labels) != known:
             raise RunError(
