@@ -178,11 +178,11 @@ def _distance(
     device: torch.device,
 ) -> Score:
     source = "Nash et al. 2021" if name == "sfid" else MEASURES["frechet"].source
-    few = statistics_of(generated, columns, device)
+    few = _moments_of(generated, "generated", columns, device)
     if published is not None:
-        many = published
+        many: Sample | FeatureStatistics = published
     elif real is not None and len(real) >= 2:
-        many = statistics_of(real, columns, device)
+        many = _moments_of(real, "real", columns, device)
     else:
         raise InputError(
             "too_few_rows", "the reference needs 2 images at least, or published statistics"
@@ -203,6 +203,19 @@ def _distance(
             "n_features": few.n_features,
         },
     )
+
+
+def _moments_of(
+    rows: FeatureRows, name: str, columns: slice, device: torch.device
+) -> Sample | FeatureStatistics:
+    """Return rows as their statistics or, where they are fewer than features, as they are.
+
+    A covariance of few rows is all but empty; `frechet_distance` spares itself its eigenvectors.
+    """
+    n_features = len(range(*columns.indices(rows.shape[1])))
+    if len(rows) > n_features:
+        return statistics_of(rows, columns, device)
+    return _drawn(rows, name, columns, None, 0, device)
 
 
 def _inception_score(generated: FeatureRows, columns: slice, seed: int) -> Score:
