@@ -78,9 +78,9 @@ def _finish(child: _Child) -> None:
         child.process.join()
         raise RunError(
             "worker_died",
-            f"the process of {child.cell.title} ended with status {child.process.exitcode}, perhaps "
-            "for want of memory; what is finished is kept: run the same command again, with fewer "
-            "workers if it was memory",
+            f"the process of {child.cell.title} ended with status {child.process.exitcode}, "
+            "perhaps for want of memory; what is finished is kept: run the same command again, "
+            "with fewer workers if it was memory",
         ) from ended
     finally:
         child.receiver.close()

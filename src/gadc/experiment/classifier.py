@@ -32,6 +32,8 @@ N_FEATURES = 32
 """Few enough that a few hundred images have a covariance of full rank."""
 N_EPOCHS, BATCH_SIZE, LEARNING_RATE = 40, 64, 2e-3
 SEED = 0
+LEAST_SPREAD = 1e-6
+"""Of a feature that is the same for all images."""
 MAX_IMAGES = 100_000
 """They are held in memory; whoever has more has a published encoder."""
 CENTRE = (0.5, 0.5, 0.5)
@@ -39,7 +41,14 @@ CENTRE = (0.5, 0.5, 0.5)
 
 
 class SmallNetwork(nn.Module):
-    """Two convolutions, pooled, and a layer of features before the classes."""
+    """Two convolutions, pooled, and a layer of features before the classes.
+
+    The features are given in units of their deviation over the pool, so that distances and kernels
+    don't depend on how large the network happened to make them.
+    """
+
+    centre: torch.Tensor
+    spread: torch.Tensor
 
     def __init__(self, n_classes: int) -> None:
         super().__init__()
@@ -48,12 +57,26 @@ class SmallNetwork(nn.Module):
         self.pool = nn.AdaptiveAvgPool2d(4)
         self.features = nn.Linear(WIDTHS[1] * 16, N_FEATURES)
         self.head = nn.Linear(N_FEATURES, n_classes)
+        self.register_buffer("centre", torch.zeros(N_FEATURES))
+        self.register_buffer("spread", torch.ones(N_FEATURES))
 
     def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return features [b, d] and logits [b, c] of pixels [b, 3, h, w] in [-1, 1]."""
         x = functional.relu(self.second(functional.relu(self.first(pixels))))
         features = self.features(self.pool(x).flatten(1))
-        return features, self.head(functional.relu(features))
+        return (features - self.centre) / self.spread, self.head(functional.relu(features))
+
+    def logits_of(self, features: torch.Tensor) -> torch.Tensor:
+        """Return the logits [b, c] that belong to features [b, d]."""
+        logits: torch.Tensor = self.head(functional.relu(features * self.spread + self.centre))
+        return logits
+
+    @torch.no_grad()
+    def take_units_from(self, pixels: torch.Tensor) -> None:
+        """Take the features' mean over images [n, 3, h, w] for 0, and their deviation for 1."""
+        features, _ = self(pixels)
+        self.centre.copy_(features.mean(0))
+        self.spread.copy_(features.std(0).clamp_min(LEAST_SPREAD))
 
 
 class ClassifierEncoder(TorchEncoder):
@@ -67,7 +90,7 @@ class ClassifierEncoder(TorchEncoder):
     def classes_of(self, features: NDArray[np.float32]) -> NDArray[np.int64]:
         """Return the class that the network sees in features [n, d]."""
         with torch.inference_mode():
-            logits = self.model.head(functional.relu(torch.from_numpy(features)))
+            logits = self.model.logits_of(torch.from_numpy(np.array(features)))
         found: NDArray[np.int64] = logits.argmax(1).cpu().numpy()
         return found
 
@@ -133,8 +156,9 @@ def train_classifier(pool: ImageIndex, files: ClassifierFiles) -> None:
                 rows = torch.from_numpy(order[start : start + BATCH_SIZE])
                 loss = functional.cross_entropy(network(pixels[rows])[1], labels[rows])
                 optimiser.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 optimiser.step()
+        network.take_units_from(pixels)
     write_bytes(files.weights, safetensors.torch.save(network.state_dict()))
 
 

@@ -65,7 +65,7 @@ def find_images(part: DataPart, out: Path) -> Images:
 
 
 def split_off(index: ImageIndex, share: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Divide images into pool and held-out ones, the same share of each class, whatever their order.
+    """Divide images into pool and held-out ones, the same share of each class.
 
     Returns:
         Rows of the pool, and held-out rows.

@@ -99,7 +99,8 @@ def prepare_judge(
     judge = Judge(part, trained, resolution_px, {}, device)
     encoder = judge.load()
     size = Size(resolution_px, resolution_px, is_scaled=True)
-    references, contents = {}, []
+    references: dict[str, Path] = {}
+    contents: list[list[Any]] = []
     for found in _real_sets(part, images):
         if found.index is None or found.features is not None:
             contents.append([found.name, _file_digest(found.source)])

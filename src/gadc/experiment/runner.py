@@ -307,8 +307,8 @@ def samples_sheet(cells: Sequence[Cell]) -> NDArray[np.uint8]:
         n_shown = min(SHEET_COLUMNS, len(index))
         labels = record["labels"] or [0] * len(index)
         # By class, where the first ones have several of each.
-        order = sorted(range(n_shown), key=lambda number, of=labels: of[number])
-        images += [np.asarray(decode(index.read(number)).image) for number in order]
+        order = np.argsort(labels[:n_shown], kind="stable")
+        images += [np.asarray(decode(index.read(number)).image) for number in order.tolist()]
         images += [np.full_like(images[0], WHITE)] * (SHEET_COLUMNS - n_shown)
     scale = max(1, SHEET_SIDE_PX // images[0].shape[0])
     large = np.stack(images).repeat(scale, axis=1).repeat(scale, axis=2)

@@ -148,7 +148,8 @@ def as_markdown(table: Sequence[dict[str, Any]]) -> str:
         titles = {row["method"]: row["title"] for row in rows}
         n_per_class, space, split = setting
         arrows = {row["measure"]: "↓" if row["better"] == "lower" else "↑" for row in rows}
-        heads = ["method", *(f"{SHOWN[name]} {arrows[name]}" for name in measures), *DIFFERENCE]
+        heads = ["method", *(f"{SHOWN[name]} {arrows[name]}" for name in measures)]
+        heads += [f"{SHOWN[measures[0]]} minus random", "better in"]
         lines = [f"{n_per_class} per class, {space}, against {split} images", ""]
         lines += [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
         main = measures[0]
@@ -158,9 +159,6 @@ def as_markdown(table: Sequence[dict[str, Any]]) -> str:
             lines.append(f"| {' | '.join(row)} |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
-
-
-DIFFERENCE = ("minus random, first measure", "better in")
 
 
 def number(row: dict[str, Any] | None) -> str:
