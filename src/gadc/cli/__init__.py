@@ -14,6 +14,7 @@ import typer
 
 import gadc
 from gadc.cli import (
+    attach,
     compare,
     demo,
     doctor,
@@ -54,6 +55,7 @@ for command in (
     features.features,
     selection.select,
     export_command.export,
+    attach.attach,
     train.train,
     sample.sample,
     report_command.report,

@@ -29,17 +29,20 @@ class HuggingFaceEncoder(TorchEncoder):
     The feature is `pooler_output` of the backbone (for DINOv2 the normalised class token, for
     convolutional networks the average pool). Where the backbone has no trained pooler, it is the
     first token of `last_hidden_state`. Two-tower models (CLIP, SigLIP) give their image tower.
+
+    Attributes:
+        backbone: The part that gives features, without a classifier's head.
     """
 
     def __init__(self, name: str, model: Any, preprocessing: Preprocessing, **options: Any) -> None:
         super().__init__(name, model, preprocessing, **options)
-        self._backbone = _backbone(model)
+        self.backbone = _backbone(model)
         self._is_classifier = _is_classifier(model)
-        self._tap = OutputTap(self._backbone)
+        self._tap = OutputTap(self.backbone)
 
     def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return features [b, d], and logits [b, c] of a classification model."""
-        whole = self.model if self._is_classifier else self._backbone
+        whole = self.model if self._is_classifier else self.backbone
         logits = getattr(whole(pixel_values=pixels), "logits", None)
         return self._feature(self._tap.take()), logits
 
