@@ -70,6 +70,8 @@ ALLOWED = {
         "sampling",
         "evaluation",
         "demo",
+        "attach",
+        "export",
     },
 }
 EVERYTHING = {"__init__", "cli"}

@@ -4,6 +4,7 @@ import multiprocessing
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
@@ -11,6 +12,8 @@ from gadc.errors import GadcError, RunError
 from gadc.experiment.cells import Cell, run_cell
 from gadc.per_class.workers import start_worker
 from gadc.runtime import ProgressStyle
+
+PRELOADED = [__name__, "gadc.comparison.work", "accelerate.accelerator"]
 
 Done = Callable[[Cell], None]
 
@@ -20,6 +23,17 @@ class _Child:
     cell: Cell
     process: BaseProcess
     receiver: Connection
+
+
+def start_server() -> None:
+    """Start the process that cells, and selections, are forked from.
+
+    It imports everything once and computes nothing; a fork of it then takes milliseconds. Whatever
+    starts it first decides what it has imported.
+    """
+    if "forkserver" in multiprocessing.get_all_start_methods():
+        multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
+        forkserver.ensure_running()
 
 
 def run_cells(
@@ -40,6 +54,7 @@ def run_cells(
             and what is done is kept.
         RunError: `worker_died`.
     """
+    start_server()
     waiting = list(cells)
     running: list[_Child] = []
     style: ProgressStyle = show if n_workers == 1 else "silent"
@@ -58,9 +73,7 @@ def run_cells(
 
 def _start(cell: Cell, show: ProgressStyle) -> _Child:
     methods = multiprocessing.get_all_start_methods()
-    # A server that has imported everything and computed nothing forks in milliseconds.
     context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-    context.set_forkserver_preload([__name__])
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(  # type: ignore[attr-defined]
         target=_run, args=(cell, sender, show), daemon=True

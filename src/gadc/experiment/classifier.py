@@ -30,7 +30,7 @@ NAME = "classifier"
 WIDTHS = (32, 64)
 N_FEATURES = 32
 """Few enough that a few hundred images have a covariance of full rank."""
-N_EPOCHS, BATCH_SIZE, LEARNING_RATE = 40, 64, 2e-3
+N_EPOCHS, BATCH_SIZE, LEARNING_RATE = 25, 64, 2e-3
 SEED = 0
 LEAST_SPREAD = 1e-6
 """Of a feature that is the same for all images."""

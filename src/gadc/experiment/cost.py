@@ -185,7 +185,7 @@ def _shape(config: TrainConfig, n_classes: int) -> TransformerShape:
 def _n_classes(protocol: Protocol) -> tuple[int | None, list[str]]:
     """Return the classes of the source, or None and why not."""
     remarks = []
-    if protocol.conditions is not None:
+    if protocol.conditions is not None or protocol.attach is not None:
         remarks.append("texts and visual targets come on top: they are not measured")
     try:
         with tempfile.TemporaryDirectory() as folder:

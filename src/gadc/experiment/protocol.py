@@ -4,7 +4,7 @@ import difflib
 import math
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -81,6 +81,30 @@ class DataPart(_Part):
         return self
 
 
+class AttachPart(_Part):
+    """What every method's images are trained with beside their class.
+
+    Attributes:
+        text: A T5 encoder, for the caption; None without texts.
+        caption: With `{class_name}` where that goes.
+        text_tokens: Tokens of a caption.
+        visual: A vision transformer, for the alignment; None without.
+    """
+
+    text: str | None = None
+    caption: str = "{class_name}"
+    text_tokens: int = Field(default=16, ge=1)
+    visual: str | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.text is None and self.visual is None:
+            raise ValueError("attach needs text, visual or both; leave out attach for none")
+        if "{rank}" in self.caption:
+            raise ValueError("the rank of an image is the method's; a caption must not tell it")
+        return self
+
+
 class JudgePart(_Part):
     """What generated images are judged by.
 
@@ -136,8 +160,8 @@ class Protocol(_Part):
             them: differences are taken to it.
         per_class: Budgets.
         seeds: Of random selections, of training and of sampling.
-        conditions: A file of texts and visual targets of all images that may be selected, as
-            `gadc attach` writes it; all methods are trained with theirs, or none is.
+        attach: Encoders of texts and visual targets, computed for every subset; None for none.
+        conditions: Instead of that, a file of texts and targets of all images that may be selected.
         models: See `gadc.training.config.parse_model`.
         lengths: How long to train, each in its own table.
         select: Options of `gadc select` for gadc and its ablations.
@@ -152,6 +176,7 @@ class Protocol(_Part):
     methods: list[str] = Field(min_length=1)
     per_class: list[int] = Field(min_length=1)
     seeds: list[int] = Field(min_length=1)
+    attach: AttachPart | None = None
     conditions: str | None = None
     models: list[str] = Field(min_length=1)
     lengths: list[Length] = Field(min_length=1)
@@ -172,6 +197,12 @@ class Protocol(_Part):
             raise ValueError("methods must have random, to which the others are compared")
         if self.judge.real == HELD_OUT and self.data.held_out is None:
             raise ValueError("judge.real=held-out needs data.held_out")
+        if self.attach is not None and self.conditions is not None:
+            raise ValueError("attach computes conditions and a file of them is given; give one")
+        if self.attach is not None and self.attach.visual is not None:
+            patches = {model.rpartition("/")[2] for model in self.models}
+            if len(patches) > 1:
+                raise ValueError("visual targets fit one patch size; give models with the same")
         for section, options in SECTION_OPTIONS.items():
             _check_names(section, getattr(self, section), options)
         return self
@@ -277,7 +308,7 @@ class _PlainLoader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()
+            event: Any = self.peek_event()  # type: ignore[no-untyped-call]
             raise yaml.composer.ComposerError(None, None, "aliases are not read", event.start_mark)
         return super().compose_node(parent, index)
 
@@ -310,8 +341,12 @@ def unknown_name(shown: str, name: str, known: list[str]) -> str:
     return f"{shown} is not known; {hint}"
 
 
-Place = Literal["data", "judge", "lengths"]
-PARTS: dict[str, type[BaseModel]] = {"data": DataPart, "judge": JudgePart, "lengths": Length}
+PARTS: dict[str, type[BaseModel]] = {
+    "data": DataPart,
+    "attach": AttachPart,
+    "judge": JudgePart,
+    "lengths": Length,
+}
 
 
 def _explained(problem: Any) -> str:

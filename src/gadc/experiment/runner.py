@@ -17,8 +17,9 @@ from gadc.comparison.problem import Comparison, Problem, pose
 from gadc.comparison.run import possible_methods
 from gadc.comparison.work import Unit
 from gadc.errors import RunError
+from gadc.experiment.attaching import ConditionsFile, attach_conditions
 from gadc.experiment.cells import Cell, judge_real
-from gadc.experiment.children import run_cells
+from gadc.experiment.children import run_cells, start_server
 from gadc.experiment.data import Images, find_images
 from gadc.experiment.judging import Judge, describe, prepare_judge
 from gadc.experiment.protocol import HELD_OUT, Protocol
@@ -38,7 +39,6 @@ from gadc.sampling.pictures import WHITE, grid, png_bytes
 from gadc.storage import (
     digest,
     exclusive,
-    file_sha256,
     prepare_output,
     write_bytes,
     write_json,
@@ -89,6 +89,7 @@ def run_experiment(
     prepare_output(out)
     with exclusive(out, wait_seconds=wait_seconds):
         began = time.monotonic()
+        start_server()
         images = find_images(protocol.data, out)
         problem, asked = _pose(protocol, images, out, device, show)
         methods, left_out = possible_methods(chosen_methods(protocol.methods), problem, asked)
@@ -100,7 +101,8 @@ def run_experiment(
         chosen = select_subsets(
             problem, images.index, units, out / SUBSETS_FOLDER, n_workers=n_workers, show=show
         )
-        cells = _cells(protocol, methods, chosen, images, judge, out, device)
+        conditions = attach_conditions(protocol, chosen, images.index, device=device, show=show)
+        cells = _cells(protocol, methods, chosen, conditions, images, judge, out, device)
         n_run = _run(list(cells.values()), n_workers, show)
         rows = [_row(place, cell, protocol, judge) for place, cell in cells.items()]
         rows += _real_rows(protocol, rows, judge, images, out, device, show)
@@ -139,14 +141,13 @@ def _cells(
     protocol: Protocol,
     methods: Sequence[Compared],
     chosen: dict[Unit, Chosen],
+    conditions: dict[Unit, ConditionsFile],
     images: Images,
     judge: Judge,
     out: Path,
     device: str,
 ) -> dict[Place, Cell]:
     """Return every cell by its place; only the subset in it depends on the method."""
-    conditions = None if protocol.conditions is None else Path(protocol.conditions)
-    conditions_key = None if conditions is None else file_sha256(conditions)
     keys = {
         unit: images_of_subset(found.subset, images.index).fingerprint
         for unit, found in chosen.items()
@@ -164,8 +165,8 @@ def _cells(
             data=protocol.data,
             subset=chosen[unit].folder,
             subset_key=keys[unit],
-            conditions=conditions,
-            conditions_key=conditions_key,
+            conditions=conditions[unit].path if unit in conditions else None,
+            conditions_key=conditions[unit].key if unit in conditions else None,
             train=train.model_copy(update={"steps": steps}),
             sample=protocol.sample_config(seed=seed),
             judge=judge,
@@ -257,7 +258,7 @@ def _described(place: Place, cell: Cell) -> dict[str, Any]:
         "steps": cell.train.steps,
         "train_sha256": digest(cell.train.model_dump(mode="json")),
         "sample_sha256": digest(cell.sample.model_dump(mode="json")),
-        "conditions_sha256": cell.conditions_key,
+        "is_conditioned": cell.conditions is not None,
         "judge_sha256": cell.judge.key,
         "subset_sha256": cell.subset_key,
         "subset": cell.subset.name,
