@@ -342,3 +342,19 @@ def test_a_row_that_is_not_finite_is_named() -> None:
     features[[3, 41]] = np.inf
     with pytest.raises(InputError, match=r"\[3, 41\]"):
         search_partitioned(features, 4)
+
+
+def test_transport_between_clusters_far_apart_converges() -> None:
+    # Mass has to flow between clusters at a cost of hundreds of epsilon: from where the search is,
+    # Newton's steps don't get there, and from a higher temperature they do.
+    draw = np.random.default_rng(0)
+    centres = 100.0 * draw.normal(size=(8, 2))
+    sizes = (1.0 / np.arange(1, 9)) ** 2
+    labels = draw.choice(8, 1500, p=sizes / sizes.sum())
+    features = (centres[labels] + draw.normal(size=(1500, 2))).astype(np.float32)
+
+    found = search_partitioned(features, 30, epsilon=0.005).result
+
+    assert found.terms["transport_row_error"] <= landscapes.TOL
+    exact = Objective(features, epsilon=0.005).terms(found.order)
+    assert found.terms["total"] == pytest.approx(exact["total"], rel=2e-3)

@@ -30,6 +30,11 @@ N_HOLDERS = 3
 # Summed error of the row masses at which potentials are found; rounding the plan repairs the rest.
 TOL = 1e-4
 MAX_STEPS = 30
+# Where that is not enough, as for clusters far apart, the problem is first solved at so many times
+# epsilon, and cooled by a factor of four at a time, each time to a rough error.
+HOTTEST = 4.0**5
+COOLING = 4.0
+ROUGH_TOL = 0.02
 # Longest step, as the logarithm of a scaling; one that lowers D is shortened, down to the least.
 MAX_LOG_STEP = 4.0
 SHORTENING = 0.25
@@ -135,15 +140,32 @@ class Landscape:
 
         Source: Newton's method with inexact steps, Dembo, Eisenstat & Steihaug 1982.
         """
+        sweep = self._climb(chosen, self._terms.epsilon, TOL)
+        if sweep.error <= TOL:
+            return sweep
+        there = chosen.potentials
+        chosen.potentials = np.zeros_like(there)
+        temperature = HOTTEST * self._terms.epsilon
+        while temperature > self._terms.epsilon:
+            self._climb(chosen, temperature, ROUGH_TOL)
+            temperature /= COOLING
+        cooled = self._climb(chosen, self._terms.epsilon, TOL)
+        if cooled.error <= sweep.error:
+            return cooled
+        chosen.potentials = there
+        return self._climb(chosen, self._terms.epsilon, TOL)
+
+    def _climb(self, chosen: Chosen, epsilon: float, tol: float) -> Sweep:
+        """Climb D at `epsilon` from the potentials that `chosen` has."""
         self.near = self._threads.map(lambda rows: self._near(rows, chosen), self._cells)
         self.blocks = [
             Block(rows[start : start + BLOCK_ROWS], near)
             for rows, near in zip(self._cells, self.near, strict=True)
             for start in range(0, len(rows), BLOCK_ROWS)
         ]
-        sweep = self._sweep(chosen)
+        sweep = self._sweep(chosen, epsilon)
         for _ in range(MAX_STEPS):
-            if sweep.error <= TOL:
+            if sweep.error <= tol:
                 break
             preconditioner = sparse.diags_array(1.0 / sweep.hessian.diagonal())
             step, _ = cg(
@@ -152,15 +174,21 @@ class Landscape:
             step = np.clip(step, -MAX_LOG_STEP, MAX_LOG_STEP)
             before, least = chosen.potentials, sweep.value - VALUE_ROUNDING * abs(sweep.value)
             while True:
-                chosen.potentials = before + self._terms.epsilon * step
-                sweep = self._sweep(chosen)
+                chosen.potentials = before + epsilon * step
+                sweep = self._sweep(chosen, epsilon)
                 if sweep.value >= least or np.abs(step).max() <= LEAST_LOG_STEP:
                     break
                 step *= SHORTENING
         return sweep
 
     def shares(
-        self, features: torch.Tensor, rows: np.ndarray, near: np.ndarray, chosen: Chosen
+        self,
+        features: torch.Tensor,
+        rows: np.ndarray,
+        near: np.ndarray,
+        chosen: Chosen,
+        *,
+        epsilon: float | None = None,
     ) -> "Shares":
         """Return how columns are shared.
 
@@ -169,10 +197,12 @@ class Landscape:
             rows: Their numbers [c].
             near: Places of chosen images [q].
             chosen: The chosen images.
+            epsilon: Default: the objective's.
         """
+        epsilon = epsilon or self._terms.epsilon
         cost = squared_distances(chosen.features[torch.from_numpy(near)], features)
         potentials = torch.from_numpy(chosen.potentials[near]).float()
-        logits = (potentials[:, None] - cost) / self._terms.epsilon
+        logits = (potentials[:, None] - cost) / epsilon
         peak = logits.amax(0)
         if self._terms.has_slack:
             peak.clamp_(min=0.0)
@@ -193,7 +223,7 @@ class Landscape:
         reduced = squared_distances(chosen.features, probes).amin(1).numpy() - chosen.potentials
         return np.sort(np.argpartition(reduced, N_NEAR)[:N_NEAR])
 
-    def _sweep(self, chosen: Chosen) -> Sweep:
+    def _sweep(self, chosen: Chosen, epsilon: float) -> Sweep:
         n, m = self._whole.n_images, len(chosen.images)
         masses, costs, log_sum = np.zeros(m), np.zeros(m), 0.0
         holders = np.zeros((n, N_HOLDERS), dtype=np.int32)
@@ -201,7 +231,7 @@ class Landscape:
         overlap = sparse.csr_array((m, m), dtype=np.float32)
         for start in range(0, len(self.blocks), BLOCKS_AT_A_TIME):
             blocks = self.blocks[start : start + BLOCKS_AT_A_TIME]
-            parts = self._threads.map(lambda block: self._part(block, chosen), blocks)
+            parts = self._threads.map(lambda block: self._part(block, chosen, epsilon), blocks)
             for block, part in zip(blocks, parts, strict=True):
                 masses[block.near] += part.masses
                 costs[block.near] += part.costs
@@ -213,11 +243,13 @@ class Landscape:
             )
             overlap += sparse.coo_array((entries, (first, second)), shape=(m, m)).tocsr()
         hessian = sparse.diags_array(masses + RIDGE / m) - overlap
-        value = float(chosen.potentials.mean()) / self._terms.epsilon - log_sum
+        value = float(chosen.potentials.mean()) / epsilon - log_sum
         return Sweep(value, masses, costs, hessian.tocsr(), holders, held)
 
-    def _part(self, block: Block, chosen: Chosen) -> "_Part":
-        found = self.shares(self._whole.read(block.rows), block.rows, block.near, chosen)
+    def _part(self, block: Block, chosen: Chosen, epsilon: float) -> "_Part":
+        found = self.shares(
+            self._whole.read(block.rows), block.rows, block.near, chosen, epsilon=epsilon
+        )
         log_sum = float(found.log_total.double() @ found.masses)
         share = found.share
         n_kept = min(N_HOLDERS, len(block.near))

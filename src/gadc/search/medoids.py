@@ -11,6 +11,8 @@ from gadc.search.candidates import Candidates
 LEAST_GAIN = 1e-6
 # k-medoids is only a start: that many exchanges per medoid are plenty.
 MAX_SWAPS_PER_MEDOID = 20
+# Outdated gains brought up to date together; most steps of the construction need no second batch.
+N_UPDATED = 64
 
 
 def medoids(
@@ -74,20 +76,46 @@ class _Sums:
 
 
 def _build(cost: torch.Tensor, n_selected: int, candidates: Candidates, sums: _Sums) -> list[int]:
-    """Add, again and again, the image that lowers the summed distance most."""
+    """Add, again and again, the image that lowers the summed distance most.
+
+    What an image gains only shrinks while the set grows, so that what it gained when it was last
+    looked at is a bound, and few must be looked at again.
+
+    Source: Minoux 1978, "Accelerated greedy algorithms for maximizing submodular set functions".
+    """
     chosen: list[int] = []
     nearest = torch.full((cost.shape[1],), torch.inf, device=cost.device)
+    gains = torch.full((len(cost),), torch.inf, device=cost.device)
     for _ in range(n_selected):
         waiting = candidates.keep_left(chosen)
         pool = torch.as_tensor(
             waiting if len(waiting) else candidates.allowed(chosen), device=cost.device
         )
-        totals = torch.cat(
-            [sums.of(torch.minimum(cost[rows], nearest)) for rows in pool.split(_block(cost))]
-        )
-        chosen.append(int(pool[totals.argmin()]))
+        if not chosen:
+            totals = torch.cat([sums.of(cost[rows]) for rows in pool.split(_block(cost))])
+            chosen.append(int(pool[totals.argmin()]))
+        else:
+            chosen.append(_most_gaining(cost, pool, nearest, gains, sums))
         nearest = torch.minimum(nearest, cost[chosen[-1]])
     return chosen
+
+
+def _most_gaining(
+    cost: torch.Tensor, pool: torch.Tensor, nearest: torch.Tensor, gains: torch.Tensor, sums: _Sums
+) -> int:
+    """Return the image of `pool` that gains most, of equals the first; bring `gains` up to date."""
+    order = pool[torch.argsort(gains[pool], descending=True, stable=True)]
+    bounds = gains[order].tolist()
+    best, place = -1.0, 0
+    for start in range(0, len(order), N_UPDATED):
+        if bounds[start] < best:
+            break
+        rows = order[start : start + N_UPDATED]
+        gains[rows] = sums.of((nearest - cost[rows]).clamp_(min=0.0))
+        best = max(best, float(gains[rows].max()))
+        place = start + N_UPDATED
+    seen = order[:place]
+    return int(seen[gains[seen] == best].min())
 
 
 def _exchange_changes(
