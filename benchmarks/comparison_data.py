@@ -36,13 +36,15 @@ def digits(folder: Path) -> None:
 
 
 def cifar10(folder: Path, source: Path, n_per_class: int) -> None:
-    """Write `cifar10-{resnet56,pixels}-{train,test}` (.safetensors).
+    """Write `cifar10-{resnet56,pixels}-{n_per_class,test}.safetensors`, unless they are there.
 
     Args:
         folder: Where to.
         source: The folder of CIFAR-10.
         n_per_class: Training images of each class, drawn with seed 0; test images are all there.
     """
+    if (folder / f"cifar10-pixels-{n_per_class}.safetensors").is_file():
+        return
     pixel_sets = {}
     for split in SPLITS:
         extracted = folder / f"cifar-{split}-pixels"
@@ -57,7 +59,7 @@ def cifar10(folder: Path, source: Path, n_per_class: int) -> None:
         pixel_sets["train"],
         folder / "cifar-train-pixels",
     )
-    for split in SPLITS:
+    for split in reversed(SPLITS):  # the training images last: they say that all is there
         network = load_file(source / f"{split}_resnet56_features.safetensors")
         labels = network["labels"]
         rows = np.arange(len(labels))
@@ -79,5 +81,6 @@ def cifar10(folder: Path, source: Path, n_per_class: int) -> None:
         own = {name: np.ascontiguousarray(values[rows]) for name, values in network.items()}
         other = {"features": np.asarray(pixels.features)[rows], "labels": own["labels"]}
         for name, arrays in (("resnet56", own), ("pixels", other)):
-            path = folder / f"cifar10-{name}-{split}.safetensors"
+            part = n_per_class if split == "train" else split
+            path = folder / f"cifar10-{name}-{part}.safetensors"
             save_file(arrays, path, metadata=metadata)

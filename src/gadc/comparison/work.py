@@ -150,6 +150,7 @@ class _Child:
         self.unit = unit
         self._cases = cases
         self._process: BaseProcess | None = None
+        self._is_ended = False
         self._lock = threading.Lock()
 
     def result(self) -> Selected | GadcError:
@@ -162,15 +163,14 @@ class _Child:
             target=_run, args=(self.unit, self._cases, sender), daemon=True
         )
         with self._lock:
-            process.start()
-            self._process = process
+            if not self._is_ended:
+                process.start()
+                self._process = process
         sender.close()
         try:
             found: Selected | GadcError = receiver.recv()
-            process.join()
             return found
         except EOFError as error:
-            process.join()
             raise RunError(
                 "worker_died",
                 f"the process of {self.unit.method} was killed, perhaps for want of memory; what "
@@ -182,9 +182,10 @@ class _Child:
             receiver.close()
 
     def end(self) -> None:
-        """Stop it, if it is running."""
+        """Stop it, or keep it from starting."""
         with self._lock:
-            if self._process is not None and self._process.is_alive():
+            self._is_ended = True
+            if self._process is not None:
                 self._process.terminate()
                 self._process.join()
 
