@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from cli_runner import gadc_fixture  # noqa: F401 - a fixture
 from features_helpers import write_images
 from gadc.attach import parts
 from gadc.attach.attach import TextPart, VisualPart, attach
@@ -26,7 +27,6 @@ from tiny_models import DINO_WIDTH, T5_WIDTH, save_dinov2, save_t5
 CPU = torch.device("cpu")
 SIZE_PX, TOKEN_PX = 16, 4
 N_TOKENS = (SIZE_PX // TOKEN_PX) ** 2
-pytest_plugins = ["cli_runner"]
 
 
 @pytest.fixture(scope="module")
@@ -249,6 +249,7 @@ def test_what_is_asked_for_must_be_possible(tmp_path, selected, text, visual):
         ({}, "nothing_to_attach"),
         ({"text": text}, "length_mismatch"),
         ({"text": text, "captions": ["red"]}, "length_mismatch"),
+        ({"text": text, "captions": ["red \udcff"] * 9}, "bad_captions"),
         ({"visual": visual}, "source_unknown"),
         ({"visual": VisualPart(torch.ones(2, 1, 4, 4), {})}, "length_mismatch"),
         ({"text": TextPart(torch.ones(1, 4, 4), torch.zeros(2).long(), {})}, "length_mismatch"),

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from safetensors.numpy import save_file
 
+from cli_runner import gadc_fixture  # noqa: F401 - a fixture
 from evaluation_helpers import (
     StubInception,
     install_stub,
@@ -33,7 +34,6 @@ from real_data import REAL_DATA, needs_real_data
 from subset_factory import folder_subset
 
 N_REAL = 30
-pytest_plugins = ["cli_runner"]
 
 
 @pytest.fixture
@@ -136,8 +136,14 @@ def test_features_of_a_reference_serve_the_next_evaluation(folders, tmp_path):
     first = run(generated, real, tmp_path / "a")
     second = run(generated, tmp_path / "a" / "real", tmp_path / "b")
     assert values(second) == values(first)
-    digests = [each.protocol["sets"]["real"]["sha256"] for each in (first, second)]
-    assert digests[0] == digests[1] is not None
+    assert first.protocol["sets"]["real"]["source"] != second.protocol["sets"]["real"]["source"]
+    assert first.result["protocol_sha256"] == second.result["protocol_sha256"]
+    third = run(tmp_path / "a" / "generated", real, tmp_path / "c")
+    assert values(third) == values(first)
+    large = write_pngs(tmp_path / "large", noise_images(6, side_px=24))
+    with pytest.raises(InputError) as caught:
+        run(tmp_path / "a" / "generated", large, tmp_path / "d")
+    assert caught.value.code == "image_sizes"
 
 
 def test_features_of_other_weights_are_refused(folders, tmp_path):

@@ -192,6 +192,7 @@ def _embedded(
             "length_mismatch",
             f"{0 if captions is None else len(captions)} captions for the {subset.n_images} images",
         )
+    _check_unicode(subset, captions)
     texts = list(dict.fromkeys(captions))
     places = {caption: place for place, caption in enumerate(texts)}
     index = torch.tensor([places[caption] for caption in captions], dtype=torch.int64)
@@ -209,6 +210,15 @@ def _embedded(
             "bad_choice", f"text embeddings go beyond {stored_type}; store float32 or bfloat16"
         )
     return TextPart(embeddings, index, provenance), len(texts)
+
+
+def _check_unicode(subset: Subset, captions: Sequence[str]) -> None:
+    """Refuse what a tokeniser can't take: undecodable bytes of a folder's name."""
+    for path, caption in zip(subset.paths, captions, strict=True):
+        if any("\ud800" <= character <= "\udfff" for character in caption):
+            raise InputError(
+                "bad_captions", f"the caption of {path!r} is not valid Unicode; give another one"
+            )
 
 
 def _encoded(

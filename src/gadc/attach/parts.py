@@ -78,15 +78,16 @@ def visual_targets(
             path = folder / f"{rows.start:08d}.safetensors"
             part = _found(path, wanted)
             if part is None:
-                squares = [
-                    _square(content, images.ids[row], encoder.image_size_px)
-                    for content, row in zip(contents, rows, strict=True)
-                ]
-                inputs = np.concatenate(
-                    [encoder.orientations(square, mirrored=mirrored) for square in squares]
+                part = _computed(
+                    [
+                        _square(*each, encoder.image_size_px)
+                        for each in zip(contents, names, strict=True)
+                    ],
+                    encoder,
+                    forward,
+                    mirrored=mirrored,
+                    stored_type=stored_type,
                 )
-                tokens = _tokens(forward, inputs, encoder.name)
-                part = _stored(tokens, stored_type, encoder.name).reshape(len(rows), *shape[1:])
                 save_tensors(path, {"visual": part}, {PART_KEY: json.dumps(wanted)})
                 n_computed += len(rows)
             targets[rows.start : rows.stop] = part
@@ -125,20 +126,32 @@ def _square(content: bytes, name: str, image_size_px: int) -> Image.Image:
     return resize_and_crop(image, resize_px=image_size_px, crop_px=image_size_px)
 
 
-def _tokens(forward: BlockForward, inputs: NDArray[np.float32], name: str) -> NDArray[np.float32]:
-    blocks = [
-        forward(inputs[start : start + forward.n_at_once])[0]
-        for start in range(0, len(inputs), forward.n_at_once)
-    ]
-    tokens: NDArray[np.float32] = np.concatenate(blocks)
+def _computed(
+    squares: list[Image.Image],
+    encoder: PatchEncoder,
+    forward: BlockForward,
+    *,
+    mirrored: bool,
+    stored_type: torch.dtype,
+) -> torch.Tensor:
+    """Return the targets of images, [b, 1 or 2, n_tokens, width]."""
+    n_orientations = N_ORIENTATIONS if mirrored else 1
+    n_images = max(1, forward.n_at_once // n_orientations)
+    blocks = []
+    for start in range(0, len(squares), n_images):
+        chosen = squares[start : start + n_images]
+        inputs = [encoder.orientations(square, mirrored=mirrored) for square in chosen]
+        tokens, _ = forward(np.concatenate(inputs))  # [b * orientations, n_tokens, width]
+        blocks.append(_stored(tokens, stored_type, encoder.name))
+    part = torch.cat(blocks)
+    return part.reshape(len(squares), n_orientations, *part.shape[1:])
+
+
+def _stored(tokens: NDArray[np.float32], stored_type: torch.dtype, name: str) -> torch.Tensor:
     if not np.isfinite(tokens).all():
         raise RunError(
             "features_not_finite", f"encoder {name} gives NaN or infinity; check the weights"
         )
-    return tokens
-
-
-def _stored(tokens: NDArray[np.float32], stored_type: torch.dtype, name: str) -> torch.Tensor:
     part = torch.from_numpy(tokens).to(stored_type)
     if not torch.isfinite(part).all():
         raise RunError(

@@ -15,6 +15,7 @@ EXTRAS = {
     "torchvision": ("torchvision", "Inception v3, ResNets and GoogLeNet with ImageNet weights"),
     "timm": ("timm", "several hundred more vision models"),
     "train": ("accelerate", "training of diffusion models, and VAEs for it"),
+    "eval": ("torch-fidelity", "the Inception network of FID: gadc evaluate"),
     "ray": ("ray", "work on several machines: --engine ray"),
     "report": ("plotly", "gadc report: one HTML file about selections and comparisons"),
 }

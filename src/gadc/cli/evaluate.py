@@ -141,7 +141,7 @@ def evaluate(
     found = run(
         open_judged(samples, "generated"),
         open_judged(reference, "real"),
-        out or samples.with_name(f"{samples.name.removesuffix('.npz')}-evaluation"),
+        out or _beside(samples),
         load=lambda: load_judge(encoder, weights=weights, device=device),
         training=None if training is None else _training(training, source),
         held_out=None if held_out is None else open_judged(held_out, "held_out"),
@@ -159,6 +159,12 @@ def evaluate(
     )
     result = {"out": str(found.out), **found.result}
     emit(result, _as_text(result), as_json=as_json)
+
+
+def _beside(samples: Path) -> Path:
+    # Absolute: the name of the current folder is not in ".".
+    whole = samples.absolute()
+    return whole.with_name(f"{whole.name.removesuffix('.npz')}-evaluation")
 
 
 def _training(training: Path, source: Path | None) -> "Judged":

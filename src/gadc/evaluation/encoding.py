@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -20,12 +20,12 @@ from gadc.features.store import ROWS_NAME
 from gadc.features.tensors import map_tensors
 from gadc.images.decode import decode, resize_and_crop
 from gadc.images.faults import ImageError
-from gadc.images.source import ImageIndex
 from gadc.runtime import ProgressStyle
 from gadc.storage import digest
 
 IMAGES_KEY = "images"
 """Of the fingerprint: what is done to images before the encoder sees them."""
+SCALED, NOT_SCALED = "shorter side scaled (bicubic), central square", "none"
 ROWS_AT_A_TIME = 4096
 
 
@@ -45,15 +45,21 @@ class Size:
 
     def as_json(self) -> dict[str, Any]:
         """Return what the protocol says."""
-        how = "shorter side scaled (bicubic), central square" if self.is_scaled else "none"
+        how = SCALED if self.is_scaled else NOT_SCALED
         return {"size_px": [self.width, self.height], "resize": how}
 
+    @classmethod
+    def from_json(cls, described: dict[str, Any]) -> Self:
+        """Return what `as_json` described."""
+        width, height = described["size_px"]
+        return cls(int(width), int(height), is_scaled=described["resize"] == SCALED)
 
-def common_size(generated: ImageIndex | None, size_px: int | None) -> Size | None:
+
+def common_size(generated: Judged, size_px: int | None) -> Size | None:
     """Return the size that all images must have: that asked for, or that of the generated ones.
 
     Returns:
-        None where the generated images are not there, only their features.
+        None where only features of the generated images are there, which don't tell it.
 
     Raises:
         InputError: `bad_image`: the first generated image can't be decoded.
@@ -62,14 +68,15 @@ def common_size(generated: ImageIndex | None, size_px: int | None) -> Size | Non
         if size_px < 1:
             raise InputError("bad_argument", f"size_px={size_px} must be at least 1")
         return Size(size_px, size_px, is_scaled=True)
-    if generated is None:
-        return None
+    if generated.index is None:
+        found = (encoder_of(generated) or {}).get(IMAGES_KEY)
+        return None if found is None else Size.from_json(found)
     try:
-        image = decode(generated.read(0)).image
+        image = decode(generated.index.read(0)).image
     except ImageError as error:
         raise InputError(
             "bad_image",
-            f"{generated.ids[0]}: {error.code}: {error.message}; remove or repair it",
+            f"{generated.index.ids[0]}: {error.code}: {error.message}; remove or repair it",
         ) from error
     return Size(*image.size, is_scaled=False)
 

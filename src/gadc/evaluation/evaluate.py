@@ -39,7 +39,7 @@ RESULT_NAME = "evaluation.json"
 SHEET_NAME = "memorisation.png"
 SCHEMA_VERSION = 1
 ENCODER_ALIASES = {"dinov2": DEFAULT_ENCODER}
-OFFLINE_REMEDY = "; --encoder pixels and cifar10-resnet56 need neither"
+OFFLINE_REMEDY = "; offline, --encoder pixels needs no download (weaker features)"
 ROWS_AT_A_TIME = 4096
 
 
@@ -165,7 +165,7 @@ def evaluate(
     with exclusive(out, wait_seconds=wait_seconds):
         needs_encoder = any(s.index is not None and s.features is None for s in sets)
         encoder = load() if needs_encoder else None
-        size = common_size(generated.index, settings.size_px)
+        size = common_size(generated, settings.size_px)
         encoded = [_encoded(judged, encoder, size, out, settings, show) for judged in sets]
         with_rows = [judged for judged in encoded if judged.features is not None]
         check_alike(with_rows)
@@ -187,7 +187,7 @@ def evaluate(
         result: dict[str, Any] = {
             "schema": SCHEMA_VERSION,
             "protocol": protocol,
-            "protocol_sha256": digest(protocol),
+            "protocol_sha256": _digest(protocol),
             "scores": {score.name: score.as_json() for score in found},
             "memorisation": None,
         }
@@ -262,6 +262,15 @@ def _protocol(
             "torch": torch.__version__,
         },
     }
+
+
+def _digest(protocol: dict[str, Any]) -> str:
+    """Return the digest of what numbers depend on: where a set was found is no part of that."""
+    sets = {
+        name: {key: found[key] for key in found if key not in ("source", "kind")}
+        for name, found in protocol["sets"].items()
+    }
+    return digest({**protocol, "sets": sets})
 
 
 def _memorisation(
