@@ -29,7 +29,6 @@ ALLOWED = {
     "training": BASE | {"images", "subset"},
     "sampling": BASE | {"images", "training"},
     "evaluation": BASE | {"images", "features"},
-    "training": BASE | {"images", "subset"},
     "attach": BASE | {"images", "features", "subset", "training"},
     "per_class": BASE | {"cluster", "objective", "search"},
     "job": BASE | {"subset", "features", "objective", "search", "per_class"},

@@ -26,21 +26,19 @@ CLASSIFIER = "classifier"
 """A judge that is trained on the images that are selected from."""
 HELD_OUT, POOL = "held-out", "pool"
 
-SET_ELSEWHERE = {
-    "train": {
-        "model": "models",
-        "steps": "lengths",
-        "seed": "seeds",
-        "compile": "the command",
-        "tracker": "nothing",
+NOT_SET = {
+    "train": {"model": "models says it", "steps": "lengths says it", "seed": "seeds says it"},
+    "sample": {"seed": "seeds says it", "classes": "all classes are sampled"},
+    "select": {
+        **dict.fromkeys(
+            ("per_class", "fraction", "budget", "allocate", "allocation", "nested"),
+            "per_class says it",
+        ),
+        "clusters": "images without classes are one class",
+        "seed": "seeds says it",
     },
-    "sample": {"seed": "seeds", "classes": "nothing"},
-    "select": dict.fromkeys(
-        ("per_class", "fraction", "budget", "allocate", "allocation", "clusters"), "per_class"
-    )
-    | {"seed": "seeds", "nested": "per_class"},
 }
-"""Options that the runner sets itself, or that would make runs incomparable, and what says them."""
+"""Options that the runner sets itself, or that would make runs incomparable, and why."""
 SECTION_OPTIONS: dict[str, type[BaseModel]] = {
     "train": TrainConfig,
     "sample": SampleConfig,
@@ -325,12 +323,12 @@ class _PlainLoader(yaml.SafeLoader):
 
 
 def _check_names(section: str, given: dict[str, Any], options: type[BaseModel]) -> None:
-    elsewhere = SET_ELSEWHERE[section]
+    not_set = NOT_SET[section]
     for name in given:
-        if name in elsewhere:
-            raise ValueError(f"{section}.{name} is not set here; {elsewhere[name]} says it")
+        if name in not_set:
+            raise ValueError(f"{section}.{name} can't be set: {not_set[name]}")
         if name not in options.model_fields:
-            known = [field for field in options.model_fields if field not in elsewhere]
+            known = [field for field in options.model_fields if field not in not_set]
             raise ValueError(unknown_name(f"{section}.{name}", name, known))
 
 
