@@ -196,7 +196,8 @@ def test_folder_of_that_name_comes_before_a_shipped_protocol(
     monkeypatch.chdir(tmp_path)
     assert is_protocol("digits")
     (tmp_path / "digits").mkdir()
-    assert not is_protocol("digits")
+    assert not is_protocol("digits")  # of `gadc plan`, which takes images
+    assert load_protocol("digits").name == "digits"  # of `gadc experiment`, which doesn't
 
 
 def test_equal_epochs_give_steps_in_proportion_to_images() -> None:

@@ -285,7 +285,7 @@ def is_protocol(given: str) -> bool:
 
 
 def _read(given: str) -> str:
-    if is_protocol(given) and not given.lower().endswith(SUFFIXES):
+    if given in shipped_protocols():
         return (resources.files("gadc") / SHIPPED / f"{given}.yaml").read_text(encoding="utf-8")
     path = Path(given)
     if not path.is_file():
