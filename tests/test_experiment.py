@@ -42,6 +42,8 @@ from gadc.images.index import open_index
 from gadc.report.comparison import read_comparison
 from gadc.sampling.config import SampleConfig
 from gadc.training.config import TrainConfig
+from gadc.training.record import RunRecord
+from tiny_models import DINO_WIDTH, save_dinov2, save_t5
 
 N_PER_CLASS_THERE = 24
 KILL_SECONDS = 120.0
@@ -402,6 +404,23 @@ def test_corrupt_numbers_are_computed_again(
     again = run_experiment(load_protocol(written(tmp_path, toy(pictures))), out, device="cpu")
     assert again["counts"]["run"] == 1
     assert again["table"] == result["table"]
+
+
+def test_all_methods_are_trained_with_their_conditions(pictures: Path, tmp_path: Path) -> None:
+    for name, save in (("t5", save_t5), ("dino", save_dinov2)):
+        (tmp_path / name).mkdir()
+        save(tmp_path / name)
+    attached = {"text": str(tmp_path / "t5"), "text_tokens": 6, "visual": str(tmp_path / "dino")}
+    content = toy(pictures, attach=attached, seeds=[0])
+    protocol = load_protocol(written(tmp_path, content))
+    result = run_experiment(protocol, tmp_path / "out", device="cpu")
+    assert len(result["runs"]) == 2
+    for run in result["runs"]:
+        assert run["is_conditioned"]
+        record = RunRecord.load(tmp_path / "out" / "runs" / run["run"])
+        assert record.shape.n_text_tokens == 6
+        assert record.shape.projection_width == DINO_WIDTH
+        assert record.conditions is not None
 
 
 def test_plan_counts_runs_and_steps(pictures: Path, tmp_path: Path) -> None:
