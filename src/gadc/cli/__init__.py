@@ -58,9 +58,9 @@ for command in (
     attach.attach,
     train.train,
     sample.sample,
-    report_command.report,
     evaluate.evaluate,
     experiment.experiment,
+    report_command.report,
 ):
     app.command()(command)
 app.command(cls=ManyValues)(compare.compare)
