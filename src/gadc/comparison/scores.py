@@ -96,7 +96,7 @@ def _read_named(path: Path) -> dict[str, float]:
                 table.column(ids).to_pylist(), table.column(scores).to_pylist(), strict=True
             )
         }
+    except InputError:
+        raise
     except (OSError, ValueError, TypeError, pyarrow.ArrowException) as error:
-        if isinstance(error, InputError):
-            raise
         raise InputError("bad_scores", f"can't read scores from {path}: {error}") from error

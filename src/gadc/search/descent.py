@@ -23,7 +23,7 @@ N_NEAREST = 48
 N_LIKELY = 24
 N_WELCOME = 24
 # Chosen images that an exchange nearby may have given a reason to move.
-N_NEIGHBOURS = 8
+N_NEIGHBOURS = 4
 # Places looked at together, each on a core of its own; the number does not depend on the cores, so
 # that the result doesn't.
 PLACES_TOGETHER = 4
