@@ -46,7 +46,7 @@ def page(result: dict[str, Any], picture: str, machine: str) -> str:
         reading(result["table"], n_seeds),
         "## Samples",
         f"The first samples of seed {protocol['seeds'][0]}, by class, from the same noise for all; "
-        f"rows: {', '.join(rows_of(result))}.",
+        f"rows: {'; '.join(rows_of(result))}.",
         f"![samples of every method]({picture})",
     ]
     return "\n\n".join(parts) + "\n"
@@ -107,13 +107,30 @@ def reading(table: list[dict[str, Any]], n_seeds: int) -> str:
             for row in ordered
             if row["difference"] and row["difference"]["worse"] == n_seeds
         ]
-        ranking = ", ".join(f"{row['title']} {row['mean']:.2f}" for row in ordered)
+        best = ordered[0]
+        reach = best["sd"] or 0.0
+        near = [row["title"] for row in ordered[1:] if abs(row["mean"] - best["mean"]) <= reach]
+        copies = [r for r in rows if r["measure"] == "closer-to-training"]
+        ranking = "; ".join(f"{row['title']} {row['mean']:.2f}" for row in ordered)
         lines += [
             f"- {SHOWN[name]}, {setting[0]} per class, {setting[1]}, best first: {ranking}.",
             f"- Better than random selection in all {n_seeds} seeds: "
-            f"{', '.join(always) or 'none'}. Worse in all: {', '.join(never) or 'none'}. By chance "
+            f"{'; '.join(always) or 'none'}. Worse in all: {'; '.join(never) or 'none'}. By chance "
             f"alone, either happens to a method in one of {2**n_seeds} cases.",
         ]
+        lines.append(
+            f"- Within one deviation of the first, so not told apart from it: "
+            f"{'; '.join(near) or 'none'}."
+        )
+        lines += [
+            f"- Closer to training: {row['title']} {row['mean']:.3f}; by chance {row['note']}."
+            for row in copies
+            if row["method"] in ("gadc", "random")
+        ]
+    lines.append(
+        "- The deviation of random selection and of k-center is that of selection and training, "
+        "that of the others of training alone. One data set, one split, one model."
+    )
     return "\n".join(lines)
 
 
