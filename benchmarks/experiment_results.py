@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from gadc.comparison.files import PARQUET_NAME
 from gadc.experiment.runner import SHEET_NAME
 from gadc.experiment.table import SHOWN, as_markdown
 
@@ -37,6 +38,7 @@ def page(result: dict[str, Any], picture: str, machine: str) -> str:
         f"{versions}; {machine}. {len(result['runs'])} cells, {n_seeds} seeds. Means and standard "
         f"deviations over seeds.{accuracy} What the columns mean: "
         "[experiment](../how-to/experiment.md).",
+        f"`gadc report {Path(picture).stem} --out report.html`, here, draws every number.",
         "## All numbers",
         as_markdown(result["table"]).rstrip(),
         "## Differences to random selection, within seeds",
@@ -145,6 +147,9 @@ def main() -> None:
     picture = given.page.with_suffix(".png")
     given.page.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(given.run / SHEET_NAME, picture)
+    numbers = given.page.with_suffix("")
+    numbers.mkdir(exist_ok=True)
+    shutil.copyfile(given.run / PARQUET_NAME, numbers / PARQUET_NAME)
     given.page.write_text(page(result, picture.name, given.machine), encoding="utf-8")
 
 
