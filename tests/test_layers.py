@@ -26,9 +26,9 @@ ALLOWED = {
     "exact": BASE | {"objective"},
     "search": BASE | {"objective"},
     "baselines": BASE | {"objective", "search"},
-    "evaluation": BASE | {"images", "features"},
     "training": BASE | {"images", "subset"},
     "sampling": BASE | {"images", "training"},
+    "evaluation": BASE | {"images", "features"},
     "attach": BASE | {"images", "features", "subset", "training"},
     "per_class": BASE | {"cluster", "objective", "search"},
     "job": BASE | {"subset", "features", "objective", "search", "per_class"},
@@ -55,6 +55,22 @@ ALLOWED = {
         "export",
         "subset",
         "job",
+    },
+    "experiment": BASE
+    | {
+        "images",
+        "features",
+        "subset",
+        "per_class",
+        "job",
+        "runs",
+        "comparison",
+        "training",
+        "sampling",
+        "evaluation",
+        "demo",
+        "attach",
+        "export",
     },
 }
 EVERYTHING = {"__init__", "cli"}

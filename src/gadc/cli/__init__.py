@@ -19,6 +19,7 @@ from gadc.cli import (
     demo,
     doctor,
     evaluate,
+    experiment,
     export_command,
     features,
     plan,
@@ -36,7 +37,7 @@ EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 """128 + the number of the signal, as shells have it."""
 
-NOT_OPTIONS = {"context", "data", "subset", "run", "runs", "samples"}
+NOT_OPTIONS = {"context", "data", "subset", "samples", "run", "runs", "protocol"}
 """Parameters of commands that are not given by a name of their own."""
 
 app = typer.Typer(
@@ -58,6 +59,7 @@ for command in (
     train.train,
     sample.sample,
     evaluate.evaluate,
+    experiment.experiment,
     report_command.report,
 ):
     app.command()(command)

@@ -1,5 +1,7 @@
 """`gadc plan`: what a selection will need, before it runs."""
 
+import functools
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,10 +17,30 @@ if TYPE_CHECKING:
 MINUTE, HOUR = 60, 3600
 
 
-@takes(request_of, leave_out=frozenset(["wait", "null"]))
+@dataclass(frozen=True)
+class AskedProtocol:
+    """A plan of an experiment, not of a selection."""
+
+    name: str
+    workers: int
+    device: str
+
+
+@functools.wraps(request_of)
+def asked_of(**given: Any) -> "Request | AskedProtocol":
+    """Return what DATA and the options ask for."""
+    from gadc.experiment.protocol import is_protocol
+
+    name = str(given["data"])
+    if is_protocol(name):
+        return AskedProtocol(name, given["workers"] or 1, given["device"])
+    return request_of(**given)
+
+
+@takes(asked_of, leave_out=frozenset(["wait", "null"]))
 def plan(
     context: typer.Context,
-    request: "Request",
+    request: "Request | AskedProtocol",
     out: Annotated[
         Path,
         typer.Option(
@@ -45,7 +67,21 @@ def plan(
         gadc plan photos --per-class 10
 
     It fails with the code `no_space` where the disk of DIR is too small.
+
+    DATA may also be a protocol of `gadc experiment`, with --workers and --device: how many runs it
+    has, and what they take at the rate of a few measured steps.
+
+        gadc plan digits
     """
+    if isinstance(request, AskedProtocol):
+        from gadc.experiment.cost import plan_experiment
+        from gadc.experiment.protocol import load_protocol
+
+        planned = plan_experiment(
+            load_protocol(request.name), n_workers=request.workers, device=request.device
+        )
+        emit(planned, protocol_as_text(planned), as_json=as_json)
+        return
     from gadc.runs.plan import plan_selection
 
     found = plan_selection(request, seconds=seconds)
@@ -90,6 +126,39 @@ def as_text(found: dict[str, Any]) -> str:
         *[["note", remark] for remark in found["remarks"]],
     ]
     return f"{table(steps, headers=('step', 'about'))}\n\n{table(facts)}"
+
+
+def protocol_as_text(found: dict[str, Any]) -> str:
+    """Return the plan of an experiment as people read it."""
+
+    def time_of(seconds: float | None) -> str:
+        return "not known" if seconds is None else duration(seconds)
+
+    rows = [
+        [
+            part["model"],
+            part["length"],
+            f"{part['n_per_class']:,}",
+            f"{part['n_runs']:,}",
+            "not known" if part["steps"] is None else f"{part['steps']:,}",
+            f"{part['n_parameters'] / 1e6:,.1f} M",
+            time_of(part["train_seconds_each"]),
+            time_of(part["sample_seconds_each"]),
+        ]
+        for part in found["parts"]
+    ]
+    headers = ("model", "length", "per class", "runs", "steps", "weights", "train", "sample")
+    facts = [
+        ["runs", f"{found['n_runs']:,} of {len(found['methods'])} methods at most"],
+        [
+            "time",
+            f"{time_of(found['seconds'])} with {found['workers']} workers on {found['device']}",
+        ],
+        ["disk", _size(found["bytes"])],
+        ["measured", "a few training steps and network calls of each model, on one thread"],
+        *[["note", remark] for remark in found["remarks"]],
+    ]
+    return f"{table(rows, headers=headers)}\n\n{table(facts)}"
 
 
 def _extrapolation(found: dict[str, Any]) -> str:

@@ -61,8 +61,8 @@ def run_comparison(asked: Comparison, *, show: ProgressStyle = "silent") -> dict
     with exclusive(runs_folder, wait_seconds=request.wait_seconds):
         began = time.monotonic()
         problem = pose(asked, show=show)
-        methods, left_out = _possible(methods, problem, asked)
-        cases = _cases(problem, work)
+        methods, left_out = possible_methods(methods, problem, asked)
+        cases = write_cases(problem, work)
         try:
             runs, counts = _run_all(
                 asked, problem, cases, methods, measures, left_out, runs_folder, show
@@ -97,7 +97,7 @@ def run_comparison(asked: Comparison, *, show: ProgressStyle = "silent") -> dict
     return result
 
 
-def _possible(
+def possible_methods(
     methods: Sequence[Compared], problem: Problem, asked: Comparison
 ) -> tuple[list[Compared], dict[str, str]]:
     """Return the methods that the data allows, and why not the others.
@@ -119,7 +119,7 @@ def _possible(
     return [method for method in methods if method.name not in left_out], left_out
 
 
-def _cases(problem: Problem, work: Path) -> Cases:
+def write_cases(problem: Problem, work: Path) -> Cases:
     """Write the classes where children find them."""
     shutil.rmtree(work, ignore_errors=True)  # of a killed run
     work.mkdir()

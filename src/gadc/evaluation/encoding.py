@@ -21,6 +21,7 @@ from gadc.features.tensors import map_tensors
 from gadc.images.decode import decode, resize_and_crop
 from gadc.images.faults import ImageError
 from gadc.runtime import ProgressStyle
+from gadc.storage import digest
 
 IMAGES_KEY = "images"
 """Of the fingerprint: what is done to images before the encoder sees them."""
@@ -168,7 +169,7 @@ def _check_encoder(judged: Judged, encoder: Encoder | None) -> None:
     if found is None or encoder is None:
         return
     bare = {key: value for key, value in found.items() if key != IMAGES_KEY}
-    if bare != encoder.fingerprint():
+    if digest(bare) != digest(encoder.fingerprint()):  # as JSON, which has no tuples
         raise InputError(
             "encoder_mismatch",
             f"the features of {judged.source} come from {bare.get('name')}, which is another "
