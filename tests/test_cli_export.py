@@ -205,5 +205,22 @@ def test_what_is_no_subset_is_refused(gadc: Gadc, tmp_path: Path) -> None:
 
 
 def test_a_damaged_record_is_refused(gadc: Gadc, run: Path) -> None:
-    (run / "run.json").write_text("{}")
-    assert gadc("export", run, "--as", "paths").error_code == "bad_record"
+    record = json.loads((run / "run.json").read_text())
+    for damaged in ({}, {"schema": 1}, {**record, "images": 5}, {**record, "files": None}):
+        (run / "run.json").write_text(json.dumps(damaged))
+        assert gadc("export", run, "--as", "paths").error_code == "bad_record"
+
+
+@pytest.mark.parametrize("command", ["export", "report", "train"])
+def test_a_subset_of_another_run_is_refused(
+    gadc: Gadc, run: Path, images: Path, tmp_path: Path, command: str
+) -> None:
+    smaller, _ = folder_subset(images)
+    smaller.save(run / "subset.parquet")
+    options = {
+        "export": ("--as", "paths"),
+        "report": ("--out", tmp_path / "report.html"),
+        "train": ("--space", "pixel", "--out", tmp_path / "trained"),
+    }
+    done = gadc(command, run, *options[command])
+    assert (done.code, done.error_code) == (2, "subset_of_other_run")
