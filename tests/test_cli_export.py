@@ -52,6 +52,18 @@ def test_a_subset_alone_needs_to_be_told_where_its_images_are(
     assert gadc(*arguments, tmp_path / "out", "--source", images).code == 0
 
 
+def test_lists_do_not_name_files_that_have_moved(
+    gadc: Gadc, run: Path, images: Path, tmp_path: Path
+) -> None:
+    moved = shutil.move(images, tmp_path / "moved")
+    for form in ("paths", "reference-json", "d2c-scores"):
+        done = gadc("export", run, "--as", form)
+        assert (done.code, done.error_code, done.stdout) == (2, "missing_source", "")
+    assert gadc("export", run, "--as", "paths", "--path-prefix", "/elsewhere").code == 0
+    listed = gadc("export", run, "--as", "paths", "--source", moved).stdout.splitlines()
+    assert all(Path(path).is_file() for path in listed)
+
+
 @pytest.mark.parametrize("placement", ["--copy", "--hardlink", "--symlink"])
 def test_images_are_placed_as_asked_for(
     gadc: Gadc, run: Path, images: Path, tmp_path: Path, placement: str
