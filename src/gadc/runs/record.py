@@ -15,7 +15,7 @@ from gadc.subset import SUBSET_NAME
 RECORD_NAME = "run.json"
 SCHEMA_VERSION = 1
 MAX_RECORD_BYTES = 1 << 30
-SECTIONS = {
+SECTIONS: dict[str, type | tuple[type, ...]] = {
     "classes": list,
     "config": dict,
     "data": str,
@@ -99,14 +99,18 @@ def image_source(subset: Path, given: Path | None) -> ImageSource | None:
     """
     folder, file = (subset, subset / SUBSET_NAME) if subset.is_dir() else (subset.parent, subset)
     record = read_record(folder)
-    if record is not None and file.is_file():
-        if file_sha256(file) != record["files"].get(SUBSET_NAME):
-            raise InputError(
-                "subset_of_other_run",
-                f"{folder / RECORD_NAME} is not of {file}: that was copied there, or a later "
-                "selection has not finished; run `gadc select` again, or move the subset to a "
-                "folder of its own and give --source DATA",
-            )
+    is_known = (
+        record is None
+        or not file.is_file()
+        or file_sha256(file) == record["files"].get(SUBSET_NAME)
+    )
+    if not is_known:
+        raise InputError(
+            "subset_of_other_run",
+            f"{folder / RECORD_NAME} is not of {file}: that was copied there, or a later "
+            "selection has not finished; run `gadc select` again, or move the subset to a "
+            "folder of its own and give --source DATA",
+        )
     found = None if record is None else record["images"]
     if given is None:
         return (
