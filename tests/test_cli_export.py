@@ -52,6 +52,18 @@ def test_a_subset_alone_needs_to_be_told_where_its_images_are(
     assert gadc(*arguments, tmp_path / "out", "--source", images).code == 0
 
 
+def test_lists_do_not_name_files_that_have_moved(
+    gadc: Gadc, run: Path, images: Path, tmp_path: Path
+) -> None:
+    moved = shutil.move(images, tmp_path / "moved")
+    for form in ("paths", "reference-json", "d2c-scores"):
+        done = gadc("export", run, "--as", form)
+        assert (done.code, done.error_code, done.stdout) == (2, "missing_source", "")
+    assert gadc("export", run, "--as", "paths", "--path-prefix", "/elsewhere").code == 0
+    listed = gadc("export", run, "--as", "paths", "--source", moved).stdout.splitlines()
+    assert all(Path(path).is_file() for path in listed)
+
+
 @pytest.mark.parametrize("placement", ["--copy", "--hardlink", "--symlink"])
 def test_images_are_placed_as_asked_for(
     gadc: Gadc, run: Path, images: Path, tmp_path: Path, placement: str
@@ -205,5 +217,22 @@ def test_what_is_no_subset_is_refused(gadc: Gadc, tmp_path: Path) -> None:
 
 
 def test_a_damaged_record_is_refused(gadc: Gadc, run: Path) -> None:
-    (run / "run.json").write_text("{}")
-    assert gadc("export", run, "--as", "paths").error_code == "bad_record"
+    record = json.loads((run / "run.json").read_text())
+    for damaged in ({}, {"schema": 1}, {**record, "images": 5}, {**record, "files": None}):
+        (run / "run.json").write_text(json.dumps(damaged))
+        assert gadc("export", run, "--as", "paths").error_code == "bad_record"
+
+
+@pytest.mark.parametrize("command", ["export", "report", "train"])
+def test_a_subset_of_another_run_is_refused(
+    gadc: Gadc, run: Path, images: Path, tmp_path: Path, command: str
+) -> None:
+    smaller, _ = folder_subset(images)
+    smaller.save(run / "subset.parquet")
+    options = {
+        "export": ("--as", "paths"),
+        "report": ("--out", tmp_path / "report.html"),
+        "train": ("--space", "pixel", "--out", tmp_path / "trained"),
+    }
+    done = gadc(command, run, *options[command])
+    assert (done.code, done.error_code) == (2, "subset_of_other_run")

@@ -231,6 +231,39 @@ def test_other_samples_are_not_overwritten(runs: dict[str, Path], tmp_path: Path
         assert caught.value.code == "output_in_use"
 
 
+def test_samples_of_a_run_with_other_texts_are_not_mixed(
+    runs: dict[str, Path], tmp_path: Path
+) -> None:
+    sample(runs["flow"], sampling(), tmp_path / "out")
+    other = shutil.copytree(runs["flow"], tmp_path / "other")
+    record = json.loads((other / "training.json").read_text())
+    (other / "training.json").write_text(json.dumps({**record, "conditions": "0" * 64}))
+    with pytest.raises(InputError) as caught:
+        sample(other, sampling(), tmp_path / "out")
+    assert caught.value.code == "output_in_use"
+
+
+@pytest.mark.parametrize("name", ["images/000000.png", "samples.npz"])
+def test_images_of_others_are_not_taken_for_samples(
+    runs: dict[str, Path], tmp_path: Path, name: str
+) -> None:
+    theirs = tmp_path / "out" / name
+    theirs.parent.mkdir(parents=True)
+    Image.new("RGB", (8, 8), "red").save(theirs, format="PNG")
+    before = theirs.read_bytes()
+    with pytest.raises(InputError) as caught:
+        sample(runs["flow"], sampling(), tmp_path / "out", form="npz")
+    assert caught.value.code == "output_not_empty"
+    assert theirs.read_bytes() == before
+
+
+def test_a_record_of_something_else_is_refused(runs: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "samples.json").write_text("[1]")
+    with pytest.raises(InputError) as caught:
+        sample(runs["flow"], sampling(), tmp_path)
+    assert caught.value.code == "output_in_use"
+
+
 @pytest.mark.parametrize(
     ("name", "changes", "code"),
     [

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from gadc.errors import InputError, RunError
+from gadc.errors import InputError, MissingExtraError, RunError
+from gadc.runtime import pick_device
 from gadc.training import tensor_files
 from gadc.training.checkpoint import checkpoint_path, load_latest, saved_steps
 from gadc.training.config import TrainConfig
@@ -329,6 +330,32 @@ def test_full_disk_keeps_the_last_checkpoint(
     assert_same(tensors_of(run, 2), before)
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-000000002.safetensors"]
     assert train(images, tiny_config(steps=4), run, device="cpu").step == 4
+
+
+def test_tracker_that_is_not_installed_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("accelerate.tracking.get_available_trackers", lambda: [])
+    for tracker in ("wandb", "tensorboard"):
+        with pytest.raises(MissingExtraError, match=f"pip install {tracker}"):
+            open_accelerator(tiny_config(tracker=tracker), tmp_path, "cpu")
+    open_accelerator(tiny_config(tracker="none"), tmp_path, "cpu")
+
+
+@pytest.mark.parametrize("seed", [-(2**63), 2**63 - 1])
+def test_seed_may_be_any_that_torch_takes(tmp_path: Path, seed: int) -> None:
+    images = tiny_images(tmp_path / "images")
+    assert train(images, tiny_config(steps=1, seed=seed), tmp_path / "run", device="cpu").step == 1
+    with pytest.raises(InputError) as caught:
+        tiny_config(seed=seed + (1 if seed > 0 else -1))
+    assert caught.value.code == "bad_config"
+
+
+@pytest.mark.parametrize("name", ["mps", "meta", "xpu", "cpux"])
+def test_devices_that_nothing_is_computed_on_are_refused(name: str) -> None:
+    with pytest.raises(InputError) as caught:
+        pick_device(name)
+    assert caught.value.code == "unknown_device"
 
 
 def test_other_run_is_not_overwritten(tmp_path: Path) -> None:

@@ -33,6 +33,10 @@ def pick_device(name: str = "auto") -> torch.device:
         raise InputError(
             "unknown_device", f"device {name!r} is not known; use auto, cpu, cuda or cuda:<index>"
         ) from error
+    if device.type not in ("cpu", "cuda"):  # torch knows others, gadc's arithmetic doesn't
+        raise InputError(
+            "unknown_device", f"device {name!r} is not one of auto, cpu, cuda and cuda:<index>"
+        )
     if device.type == "cuda" and not torch.cuda.is_available():
         raise InputError("no_cuda", f"device {name!r} asked for, but no CUDA device; use cpu")
     return device

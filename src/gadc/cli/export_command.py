@@ -174,9 +174,19 @@ def _to_lists(chosen: "Subset", where: "ImageSource | None", asked: Asked) -> di
 
 
 def _prefix(where: "ImageSource | None", asked: Asked) -> str:
-    """Return what stands before each path: what the user says, or the data folder."""
+    """Return what stands before each path: what the user says, or the data folder.
+
+    Raises:
+        InputError: `missing_source`: that is not there, so that paths would lead nowhere.
+    """
     if asked.path_prefix is not None:
         return asked.path_prefix
+    if where is not None and not where.path.exists():
+        raise InputError(
+            "missing_source",
+            f"there is no {where.path}, which the paths would begin with; say by --source where "
+            "the images are now, or give --path-prefix",
+        )
     return "" if where is None or not where.path.is_dir() else str(where.path)
 
 

@@ -9,10 +9,21 @@ from typing import Any
 from gadc.errors import InputError
 from gadc.images.index import open_index
 from gadc.images.source import ImageIndex
+from gadc.storage import file_sha256
+from gadc.subset import SUBSET_NAME
 
 RECORD_NAME = "run.json"
 SCHEMA_VERSION = 1
 MAX_RECORD_BYTES = 1 << 30
+SECTIONS: dict[str, type | tuple[type, ...]] = {
+    "classes": list,
+    "config": dict,
+    "data": str,
+    "files": dict,
+    "images": (dict, type(None)),
+    "pool": dict,
+}
+"""What every record has, and of which type."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +74,9 @@ def read_record(folder: Path) -> dict[str, Any] | None:
         record: dict[str, Any] = json.loads(path.read_bytes())
         if record["schema"] != SCHEMA_VERSION:
             raise ValueError(f"schema {record['schema']}, this gadc reads {SCHEMA_VERSION}")
+        for name, kind in SECTIONS.items():
+            if not isinstance(record[name], kind):
+                raise ValueError(f"{name} is {type(record[name]).__name__}")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             "bad_record", f"{path} is no record of a selection ({error}); select again"
@@ -79,8 +93,24 @@ def image_source(subset: Path, given: Path | None) -> ImageSource | None:
 
     Returns:
         None if nobody says.
+
+    Raises:
+        InputError: `bad_record`; `subset_of_other_run`: the `run.json` is of another subset.
     """
-    record = read_record(subset if subset.is_dir() else subset.parent)
+    folder, file = (subset, subset / SUBSET_NAME) if subset.is_dir() else (subset.parent, subset)
+    record = read_record(folder)
+    is_known = (
+        record is None
+        or not file.is_file()
+        or file_sha256(file) == record["files"].get(SUBSET_NAME)
+    )
+    if not is_known:
+        raise InputError(
+            "subset_of_other_run",
+            f"{folder / RECORD_NAME} is not of {file}: that was copied there, or a later "
+            "selection has not finished; run `gadc select` again, or move the subset to a "
+            "folder of its own and give --source DATA",
+        )
     found = None if record is None else record["images"]
     if given is None:
         return (

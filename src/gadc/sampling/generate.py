@@ -80,7 +80,8 @@ def sample(
         show: See `gadc.runtime.progress`.
 
     Raises:
-        InputError: No such run, or `output_in_use`: the folder holds other samples.
+        InputError: No such run; `output_in_use`: the folder holds other samples;
+            `output_not_empty`: it holds images of whatever origin.
         RunError: `disk_full`; what is made is kept.
     """
     if batch_size < 1:
@@ -157,6 +158,8 @@ def _claim(
             "step": model.step,
             "identity": model.record.config.identity,
             "images": model.record.images,
+            "conditions": model.record.conditions,
+            "space": model.record.space,
             "model": model.record.config.model,
         },
         "resolution_px": model.record.config.resolution_px,
@@ -165,12 +168,20 @@ def _claim(
         "format": form,
     }
     path = out / RECORD_NAME
+    # Looked for before the record, which another process writes before its first image.
+    has_images = (out / NPZ_NAME).exists() or any((out / IMAGES_FOLDER).glob("*"))
+    if not path.exists() and has_images:
+        raise InputError(
+            "output_not_empty",
+            f"{out} holds images but no {RECORD_NAME}, which would say that they are samples of "
+            "this run; choose a new or empty folder",
+        )
     if path.exists():
         try:
             found = json.loads(path.read_bytes())
         except ValueError:
-            found = {}
-        if {**found, "format": form} != wanted:
+            found = None
+        if not isinstance(found, dict) or {**found, "format": form} != wanted:
             raise InputError(
                 "output_in_use",
                 f"{out} holds samples of another checkpoint or with other settings; choose a new "

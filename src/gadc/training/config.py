@@ -100,7 +100,8 @@ class TrainConfig(BaseModel):
         ema_decays: Of the averages of the weights that are kept.
         precision: `bf16` or `fp16` for mixed precision.
         compile: Whether `torch.compile` translates the model.
-        seed: For the weights at the start and for the stream of images and noise.
+        seed: For the weights at the start and for the stream of images and noise; what torch
+            takes, 64 bits with sign.
         log_every: Steps between two lines of `losses.jsonl`.
         checkpoint_every: Steps between two checkpoints.
         preview_every: Steps between two grids of samples; 0 for none.
@@ -133,7 +134,7 @@ class TrainConfig(BaseModel):
     ema_decays: tuple[float, ...] = (0.9999,)
     precision: Precision = "no"
     compile: bool = False
-    seed: int = 0
+    seed: int = Field(default=0, ge=-(2**63), lt=2**63)
     log_every: int = Field(default=100, ge=1)
     checkpoint_every: int = Field(default=10_000, ge=1)
     preview_every: int = Field(default=0, ge=0)

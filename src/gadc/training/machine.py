@@ -28,12 +28,13 @@ def open_accelerator(config: TrainConfig, out: Path, device: str) -> "Accelerato
         device: `auto` or `cpu`.
 
     Raises:
-        MissingExtraError: accelerate is not installed.
+        MissingExtraError: accelerate or the tracker is not installed.
         InputError: `unknown_device` or `precision_unavailable`.
     """
     try:
         from accelerate.accelerator import Accelerator
         from accelerate.state import AcceleratorState
+        from accelerate.tracking import get_available_trackers
     except ImportError as error:
         raise MissingExtraError(
             "missing_extra", "training needs accelerate: pip install 'gadc[train]'"
@@ -43,6 +44,13 @@ def open_accelerator(config: TrainConfig, out: Path, device: str) -> "Accelerato
             "unknown_device",
             f"device {device!r}: training takes auto or cpu; choose GPUs with CUDA_VISIBLE_DEVICES "
             "and start one process each with `accelerate launch`",
+        )
+    if config.tracker != "none" and config.tracker not in map(str, get_available_trackers()):
+        # accelerate itself only warns, and then records nothing.
+        raise MissingExtraError(
+            "missing_extra",
+            f"tracker={config.tracker!r} needs {config.tracker}: pip install {config.tracker}, or "
+            "use tracker='none'",
         )
     # accelerate keeps precision and device of the process's first run and refuses others.
     AcceleratorState._reset_state(reset_partial_state=True)
