@@ -360,6 +360,7 @@ def test_a_run_whose_images_are_gone_is_still_reported(run: Path, tmp_path: Path
     (moved / "run.json").write_text(json.dumps(record))
     done = build_report([moved], tmp_path / "report.html")
     assert done["selections"][0]["has_images"] is False
+    assert done["selections"][0]["n_pictured"] == 0
     assert done["selections"][0]["n_on_map"] == 12
     assert "Images are not shown" in (tmp_path / "report.html").read_text()
     done = build_report([moved], tmp_path / "report.html", source=run.parent / "images")
@@ -374,7 +375,8 @@ def test_an_image_that_changed_since_is_not_shown_as_the_chosen_one(
     chosen = data_of((run.parent / "report.html").read_text())["selections"][0]["chosen"]
     path = next(entry["path"] for entry in chosen if entry["path"].startswith("oak"))
     Image.new("RGB", (12, 12), "red").save(images / path)
-    build_report([run], tmp_path / "report.html", source=images)
+    done = build_report([run], tmp_path / "report.html", source=images)["selections"][0]
+    assert done["n_pictured"] == done["n_chosen"] - 1
     page = (tmp_path / "report.html").read_text()
     assert "1 images can&#39;t be shown" in page
     assert "not the image that was selected" in page

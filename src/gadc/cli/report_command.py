@@ -67,7 +67,10 @@ def report(
 
 def _as_text(result: dict[str, Any]) -> str:
     rows = [
-        [entry["run"], f"{entry['n_shown']:,} of {entry['n_chosen']:,} chosen images shown"]
+        [
+            entry["run"],
+            f"pictures of {entry['n_pictured']:,} of {entry['n_chosen']:,} chosen images",
+        ]
         for entry in result["selections"]
     ]
     rows += [[entry["run"], f"{entry['n_methods']} methods"] for entry in result["comparisons"]]

@@ -9,7 +9,14 @@ import gadc
 from gadc.errors import InputError
 from gadc.report.document import plotly_source, render
 from gadc.report.reading import ComparisonRun, SelectionRun, read_run
-from gadc.report.views import as_context, as_data, comparison_data, look_at, metadata_text
+from gadc.report.views import (
+    SelectionView,
+    as_context,
+    as_data,
+    comparison_data,
+    look_at,
+    metadata_text,
+)
 from gadc.runtime import ProgressStyle
 from gadc.storage import write_text
 
@@ -99,6 +106,7 @@ def build_report(
                 "run": str(view.run.folder),
                 "n_chosen": view.run.subset.n_images,
                 "n_shown": len(view.shown),
+                "n_pictured": _n_pictured(view),
                 "n_on_map": 0 if view.plane is None else view.plane.n_pool,
                 "has_images": view.run.index is not None,
                 "n_unmatched": sum(int(each.is_unmatched.sum()) for each in view.geometry.values()),
@@ -110,6 +118,14 @@ def build_report(
             for run in comparisons
         ],
     }
+
+
+def _n_pictured(view: SelectionView) -> int:
+    """Return how many of the chosen images are there as pictures, not by name alone."""
+    if view.thumbnails is None:
+        return 0
+    paths = [view.run.subset.paths[place] for place in view.shown]
+    return sum(view.thumbnails.made(path) is not None for path in paths)
 
 
 def _comparison_context(run: ComparisonRun, number: int) -> dict[str, Any]:
