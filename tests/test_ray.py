@@ -30,6 +30,7 @@ from gadc.features.encoders.resnet_cifar import CifarResNet56
 from gadc.features.extract import extract
 from gadc.images.faults import ImageError
 from gadc.images.index import open_index
+from gadc.images.source import ImageIndex
 from gadc.runs.inputs import ImageSettings
 from gadc.runs.plan import plan_selection
 from gadc.runs.selection import Request
@@ -230,6 +231,27 @@ def test_features_are_those_of_the_local_engine(
     assert folder_bytes(tmp_path / "ray") == folder_bytes(tmp_path / "local")
 
 
+@dataclasses.dataclass(frozen=True)
+class SlowElsewhere:
+    """A reader that takes its time in other processes, so that there is time to kill them."""
+
+    reader: object
+    process: int
+
+    def read(self, position: int) -> bytes:
+        if os.getpid() != self.process:
+            time.sleep(0.1)
+        return self.reader.read(position)
+
+    def path(self, position: int) -> str | None:
+        return self.reader.path(position)
+
+
+def slow_index(images: Path) -> ImageIndex:
+    index = open_index(images)
+    return dataclasses.replace(index, reader=SlowElsewhere(index.reader, os.getpid()))
+
+
 def test_worker_killed_among_images_changes_no_byte(
     cluster: str,
     images: Path,
@@ -238,7 +260,7 @@ def test_worker_killed_among_images_changes_no_byte(
     caplog: pytest.LogCaptureFixture,
 ):
     with killing("images 'blue/016.png'", n_times=1) as killed:
-        extract(open_index(images), load_encoder("pixels"), tmp_path, engine="ray", workers=2)
+        extract(slow_index(images), load_encoder("pixels"), tmp_path, engine="ray", workers=2)
     assert len(killed) == len(deaths(caplog)) == 1
     assert folder_bytes(tmp_path) == extracted
 
@@ -250,7 +272,7 @@ def test_images_that_kill_their_workers_are_named_and_the_rest_kept(
         killing("images 'blue/016.png'", n_times=3) as killed,
         pytest.raises(RunError, match="3 times: images 'blue/016.png' to 'green/000.png'; all"),
     ):
-        extract(open_index(images), load_encoder("pixels"), tmp_path, engine="ray", workers=2)
+        extract(slow_index(images), load_encoder("pixels"), tmp_path, engine="ray", workers=2)
     assert len(killed) == 3
     assert not (tmp_path / "features.json").exists()
     found = extract(open_index(images), load_encoder("pixels"), tmp_path)
