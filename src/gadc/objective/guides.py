@@ -4,6 +4,7 @@ What changes when j joins a set is nearly the same as when an image near j joins
 to start from, the Hessian to step with, and how much the cost changes with the row masses.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -20,10 +21,8 @@ IMAGES_PER_GUIDE = 64
 LEAST_GUIDES, MOST_GUIDES = 16, 48
 # Guides are chosen by their costs to so many columns at most.
 MOST_COLUMNS = 512
-# Guides need not be exact: to this error of the row masses, after steps of their own scaling alone,
-# and so many Newton steps at most.
+# Guides need not be exact: to this error of the row masses, and so many Newton steps at most.
 TOL = 1e-3
-N_OWN_STEPS = 3
 MAX_STEPS = 8
 # Guides solved together: few enough that several threads have some.
 GUIDES_TOGETHER = 12
@@ -68,13 +67,7 @@ class Guides:
         return cls(images, group)
 
     def beside(
-        self,
-        extension: Extension,
-        pool: torch.Tensor,
-        starts: Starts,
-        threads: Threads,
-        *,
-        roughly: bool = False,
+        self, extension: Extension, pool: torch.Tensor, starts: Starts, threads: Threads
     ) -> "Solved":
         """Extend the base by each guide of the candidates `pool` [p] in turn.
 
@@ -83,25 +76,62 @@ class Guides:
             pool: The candidates.
             starts: Must know the guides' own potentials; learns how the base's move.
             threads: Where blocks of guides are worked on.
-            roughly: With one Hessian each, for estimates.
         """
-        n_base = len(extension.base)
         which, place = torch.unique(self.group[pool], return_inverse=True)
+
+        def solved(images: torch.Tensor, potentials: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            stack, inverse, singular = _climbed(extension, images, potentials, MAX_STEPS)
+            return stack.potentials, inverse, *_sensitivity(stack, inverse, singular)
+
+        potentials, inverse, gradient, spread = self._each(
+            solved, extension, which, starts, threads
+        )
+        sensitivity = Sensitivity(_largest(gradient), _largest(spread))
+        return Solved(which, place, potentials, inverse, sensitivity)
+
+    def tangents(
+        self, extension: Extension, pool: torch.Tensor, starts: Starts, threads: Threads
+    ) -> "Tangents":
+        """Extend the base by each guide of the candidates `pool` [p], with one Hessian each.
+
+        Args:
+            extension: The base.
+            pool: The candidates.
+            starts: See `beside`.
+            threads: See there.
+        """
+
+        def tangent(images: torch.Tensor, potentials: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            stack, _, _ = _climbed(extension, images, potentials, 1)
+            plans = stack.newcomer_plans()
+            intercepts = stack.dual_values() - (plans * stack.newcomer_costs).sum(1)
+            return stack.potentials, plans.float(), intercepts
+
+        which = torch.unique(self.group[pool])
+        _, plans, intercepts = self._each(tangent, extension, which, starts, threads)
+        return Tangents(plans, intercepts)
+
+    def _each(
+        self,
+        work: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, ...]],
+        extension: Extension,
+        which: torch.Tensor,
+        starts: Starts,
+        threads: Threads,
+    ) -> list[torch.Tensor]:
+        """Do `work` for guides and the potentials they start from; its first result is new ones."""
+        n_base = len(extension.base)
         images = self.images[which]
         potentials = extension.with_newcomers(starts.potentials(images))
         potentials[:, :n_base] += starts.shifts(which, extension.base)
         _ = extension.overlaps  # computed once, before threads ask for them
         block = GUIDES_TOGETHER if images.device.type == "cpu" else len(which)
         blocks = zip(images.split(block), potentials.split(block), strict=True)
-        max_steps = 1 if roughly else MAX_STEPS
-        parts = threads.map(lambda block: _solved(extension, *block, max_steps), blocks)
-        potentials, inverse, gradient, spread, plans, intercepts = (
-            torch.cat(tensors) for tensors in zip(*parts, strict=True)
-        )
-        shifts = potentials[:, :n_base] - extension.potentials[:n_base]
+        parts = threads.map(lambda block: work(*block), blocks)
+        found = [torch.cat(tensors) for tensors in zip(*parts, strict=True)]
+        shifts = found[0][:, :n_base] - extension.potentials[:n_base]
         starts.remember_shifts(which, extension.base, shifts)
-        sensitivity = Sensitivity(_largest(gradient), _largest(spread))
-        return Solved(which, place, potentials, inverse, sensitivity, plans, intercepts)
+        return found
 
 
 @dataclass(frozen=True)
@@ -114,9 +144,6 @@ class Solved:
         potentials: [k, r + 1].
         inverse: Of the negative Hessian by log-scalings, float32 [k, r + 1, r + 1].
         sensitivity: The largest of all guides.
-        plans: The guides' own rows of the transport plans, float32 [k, n].
-        intercepts: The entropic problems' values at a guide's costs of zero, were they linear in
-            them, [k].
     """
 
     which: torch.Tensor
@@ -124,6 +151,17 @@ class Solved:
     potentials: torch.Tensor
     inverse: torch.Tensor
     sensitivity: Sensitivity
+
+
+@dataclass(frozen=True)
+class Tangents:
+    """Of what an entropic problem beside one base is worth, by the newcomer's costs, at k guides.
+
+    Attributes:
+        plans: The guides' own rows of the transport plans, float32 [k, n].
+        intercepts: The values at costs of zero, were they linear in them, [k].
+    """
+
     plans: torch.Tensor
     intercepts: torch.Tensor
 
@@ -131,7 +169,7 @@ class Solved:
         """Return about the most that the entropic problems of candidates can be worth, [p].
 
         Their value is concave in the costs, and its gradient is the plan: it lies below its
-        tangents, of which there is one at every guide.
+        tangents.
 
         Args:
             costs: Of the candidates, float32 [p, n].
@@ -146,21 +184,20 @@ def _largest(values: torch.Tensor) -> torch.Tensor:
     return torch.where(largest >= 0.0, largest, torch.inf).float()
 
 
-def _solved(
+def _climbed(
     extension: Extension, images: torch.Tensor, potentials: torch.Tensor, max_steps: int
-) -> tuple[torch.Tensor, ...]:
+) -> tuple[NewtonStack, torch.Tensor, torch.Tensor]:
     """Solve for the guides `images` [k] from `potentials` [k, r + 1].
 
     Returns:
-        Potentials; inverse Hessians; |q| and sqrt(V) [k], NaN where a guide has failed; plans and
-        intercepts of `Solved`.
+        The solutions; their inverse Hessians, and bool [k] which of them has none.
     """
     potentials = potentials.clone()
     inverse = extension.plan32.new_empty(len(images), *2 * [potentials.shape[1]])
     singular = torch.zeros(len(images), dtype=torch.bool, device=images.device)
     left = torch.arange(len(images), device=images.device)
     stack = NewtonStack(extension, images, potentials)
-    stack.scale_newcomers(N_OWN_STEPS)
+    stack.scale_newcomers()
     for n_steps in range(max_steps):
         inverse[left], singular[left] = present, _ = stack.inverse_hessian()
         steps = (present @ stack.missing.float()[:, :, None])[:, :, 0].double()
@@ -172,13 +209,17 @@ def _solved(
             break
         left = left[rough]
         stack.keep(rough)
-    stack = NewtonStack(extension, images, potentials)
+    return NewtonStack(extension, images, potentials), inverse, singular
+
+
+def _sensitivity(
+    stack: NewtonStack, inverse: torch.Tensor, singular: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return |q| and sqrt(V) of guides [k], NaN where one has failed."""
     gradient, variance = stack.surplus_moments()
     gradient32 = gradient.float()[:, :, None]
     squares = (gradient32.transpose(1, 2) @ inverse @ gradient32)[:, 0, 0]
     failed = singular | ~(stack.error <= USABLE_ERROR)
     values = torch.stack([squares, variance.float()]).clamp(min=0.0).sqrt()
     size, spread = torch.where(failed, torch.nan, values)
-    plans = stack.newcomer_plans()
-    intercepts = stack.dual_values() - (plans * stack.newcomer_costs).sum(1)
-    return stack.potentials, inverse, size, spread, plans.float(), intercepts
+    return size, spread

@@ -11,7 +11,7 @@ from gadc.objective.chord import narrow
 from gadc.objective.extension import Extension
 from gadc.objective.field import Field
 from gadc.objective.first_order import Sensitivity
-from gadc.objective.guides import Guides, Solved
+from gadc.objective.guides import Guides
 from gadc.objective.linear_bound import linear_bounds
 from gadc.objective.newton_stack import NewtonStack, Rule, solve
 from gadc.objective.starts import Starts
@@ -33,11 +33,9 @@ BLOCK_ENTRIES = 1_000_000
 # A likely addition is the best of so many, those of the lowest estimates.
 N_LIKELY = 4
 # Only so many candidates are estimated, those that look best by the guides' tangents, where the
-# guides cost less than to estimate all; each candidate scales its own row in so many steps before
-# a Newton step of all rows.
+# guides cost less than to estimate all.
 N_PROMISING = 96
 TANGENTS_PAY = 2.0
-N_OWN_STEPS = 3
 # Estimates are seldom off by more than this share of the scale and of what one image carries.
 DOUBT = 0.02
 
@@ -101,7 +99,10 @@ class Look:
         if not self._guides_pay(extension, field):
             potentials = extension.with_newcomers(starts.potentials(field.pool))
             return self._solve(extension, field, potentials, None, below, len(pool))
-        solved, moved = self._guided(extension, field.pool, starts, threads)
+        before = starts.met(extension, self.guides.images)
+        solved = self.guides.beside(extension, field.pool, starts, threads)
+        # A candidate's own potential has probably moved like its guide's.
+        moved = (solved.potentials[:, -1] - before[solved.which]).nan_to_num(nan=0.0)
         newcomers = starts.potentials(field.pool) + moved[solved.place]
         narrowed = narrow(
             extension,
@@ -168,14 +169,15 @@ class Look:
         """
         rest, _ = self.rest_of(extension.base, pool, True)
         if len(pool) > TANGENTS_PAY * n:
-            solved, _ = self._guided(extension, pool, starts, threads, roughly=True)
+            starts.met(extension, self.guides.images)
+            tangents = self.guides.tangents(extension, pool, starts, threads)
             blocks = pool.split(max(1, BLOCK_ENTRIES // self.cost.shape[1]))
-            ceilings = torch.cat([solved.ceilings(self.cost[some]) for some in blocks])
+            ceilings = torch.cat([tangents.ceilings(self.cost[some]) for some in blocks])
             places = torch.argsort(ceilings + rest, stable=True)[:n].sort().values
             pool, rest = pool[places], rest[places]
         newcomers = starts.met(extension, pool)
         stack = NewtonStack(extension, pool, extension.with_newcomers(newcomers))
-        stack.scale_newcomers(N_OWN_STEPS)
+        stack.scale_newcomers()
         stack.move(stack.newton_steps().nan_to_num(nan=0.0))
         potentials = stack.potentials
         starts.remember(pool, potentials[:, -1])
@@ -199,23 +201,6 @@ class Look:
         if below < np.inf and int(hopeful.sum()) > (1.0 - LEAST_RULED_OUT) * len(hopeful):
             starts.linear_pays_below = len(extension.base)
         return field.keep(hopeful)
-
-    def _guided(
-        self,
-        extension: Extension,
-        pool: torch.Tensor,
-        starts: Starts,
-        threads: Threads,
-        *,
-        roughly: bool = False,
-    ) -> tuple[Solved, torch.Tensor]:
-        """Solve the guides of `pool`; return also how far their own potentials have moved, [k].
-
-        A candidate's own has probably moved like its guide's.
-        """
-        before = starts.met(extension, self.guides.images)
-        solved = self.guides.beside(extension, pool, starts, threads, roughly=roughly)
-        return solved, (solved.potentials[:, -1] - before[solved.which]).nan_to_num(nan=0.0)
 
     def _solve(
         self,

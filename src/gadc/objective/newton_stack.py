@@ -16,6 +16,8 @@ FIRST_BOUND_STEP = 2
 BOUNDS_PAY = 0.9
 # Levenberg's damping of the steps, relative to the diagonal: above float32's rounding.
 RIDGE = 1e-5
+# Steps of a newcomer's own scaling, before all rows take one.
+N_OWN_STEPS = 3
 # Longest step, as the logarithm of a scaling: of all rows together, and of one alone.
 MAX_LOG_STEP = 4.0
 MAX_ROW_STEP = 8.0
@@ -126,7 +128,7 @@ class NewtonStack:
         hessian += 1.0 / rows**2  # fixes the direction in which all potentials shift together
         return hessian
 
-    def scale_newcomers(self, n_steps: int) -> None:
+    def scale_newcomers(self) -> None:
         """Scale the newcomers' rows until they hold about their mass beside the others."""
         extension = self.extension
         taken = self.scaling[:, :-1] @ extension.plan
@@ -136,7 +138,7 @@ class NewtonStack:
             taken,
             extension.masses[-1],
             extension.column_mass,
-            n_steps=n_steps,
+            n_steps=N_OWN_STEPS,
         )
         self.evaluate()
 
