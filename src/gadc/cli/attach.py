@@ -43,12 +43,7 @@ class TextPrecision(StrEnum):
 
 def attach(
     context: typer.Context,
-    subset: Annotated[
-        Path,
-        typer.Argument(
-            metavar="SUBSET", help="The folder that `gadc select` wrote, or its subset.parquet."
-        ),
-    ],
+    subset: options.SubsetPath,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -199,13 +194,7 @@ def attach(
             rich_help_panel=RESEARCH,
         ),
     ] = None,
-    source: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DATA",
-            help="Where the subset's images are now, if not where they were selected from.",
-        ),
-    ] = None,
+    source: options.Source = None,
     device: options.Device = "auto",
     batch_size: options.BatchSize = 64,
     wait: options.Wait = 0.0,
@@ -220,7 +209,7 @@ def attach(
     Running the same command again goes on where it stopped; what is unchanged is kept.
     """
     from gadc.attach.attach import attach as run
-    from gadc.runs.record import image_source
+    from gadc.runs.record import image_source, needed
     from gadc.subset import Subset
 
     _check(use_text, use_visual, caption_template, caption_file, text_from, visual_from)
@@ -239,10 +228,7 @@ def attach(
     if visual_from is not None:
         targets = _targets_of(chosen, visual_from)
     elif use_visual:
-        if where is None:
-            raise InputError(
-                "source_unknown", "the subset doesn't say where its images are; give --source DATA"
-            )
+        needed(where)
         targets = _patch_encoder(visual, image_size, token_px, device)
     needs_images = use_visual and visual_from is None
     found = run(

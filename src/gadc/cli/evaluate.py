@@ -171,7 +171,7 @@ def _training(training: Path, source: Path | None) -> "Judged":
     """Return the images of a subset, each to be verified, or images that are no subset."""
     from gadc.evaluation.judged import of_index, open_judged
     from gadc.images.part import part_of
-    from gadc.runs.record import image_source
+    from gadc.runs.record import image_source, needed
     from gadc.subset import SUBSET_NAME, Subset
 
     is_subset = training.name == SUBSET_NAME or (training / SUBSET_NAME).is_file()
@@ -180,11 +180,7 @@ def _training(training: Path, source: Path | None) -> "Judged":
             raise InputError("option_unused", f"--source needs a subset; {training} is none")
         return open_judged(training, "training")
     chosen = Subset.load(training)
-    where = image_source(training, source)
-    if where is None:
-        raise InputError(
-            "source_unknown", "the subset doesn't say where its images are; give --source DATA"
-        )
+    where = needed(image_source(training, source))
     return of_index(part_of(where.index(), chosen.paths, chosen.sha256), "training")
 
 

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -23,12 +23,7 @@ if TYPE_CHECKING:
 
 def export(
     context: typer.Context,
-    subset: Annotated[
-        Path,
-        typer.Argument(
-            metavar="SUBSET", help="The folder that `gadc select` wrote, or its subset.parquet."
-        ),
-    ],
+    subset: options.SubsetPath,
     form: asking.As,
     out: asking.Out = None,
     source: asking.Source = None,
@@ -99,12 +94,11 @@ def export(
 def _to_folder(
     chosen: "Subset", where: "ImageSource | None", asked: Asked, show: "ProgressStyle"
 ) -> dict[str, Any]:
-    if where is None:
-        raise InputError(
-            "source_unknown", "the subset doesn't say where its images are; give --source DATA"
-        )
+    from gadc.runs.record import needed
+
+    images = needed(where)
     captions = _captions(chosen, asked)
-    done = _exported(chosen, where.index(), asked, captions, show)
+    done = _exported(chosen, images.index(), asked, captions, show)
     return {
         "out": str(done.folder),
         "format": asked.form.value,

@@ -31,6 +31,14 @@ class OnError(StrEnum):
     FAIL = "fail"
 
 
+class Precision(StrEnum):
+    """Of the arithmetic of a network that is trained or sampled from."""
+
+    NO = "no"
+    FP16 = "fp16"
+    BF16 = "bf16"
+
+
 class Engine(StrEnum):
     """Where the work is done."""
 
@@ -38,6 +46,20 @@ class Engine(StrEnum):
     RAY = "ray"
 
 
+SubsetPath = Annotated[
+    Path,
+    typer.Argument(
+        metavar="SUBSET", help="The folder that `gadc select` wrote, or its subset.parquet."
+    ),
+]
+Source = Annotated[
+    Path | None,
+    typer.Option(
+        "--source",
+        metavar="DATA",
+        help="Where the subset's images are now, if not where they were selected from.",
+    ),
+]
 OutFolder = Annotated[
     Path,
     typer.Option(

@@ -38,14 +38,6 @@ class FormName(StrEnum):
     NPZ = "npz"
 
 
-class PrecisionName(StrEnum):
-    """Of the network's arithmetic."""
-
-    NO = "no"
-    FP16 = "fp16"
-    BF16 = "bf16"
-
-
 def sample(
     context: typer.Context,
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder that `gadc train` wrote.")],
@@ -130,8 +122,8 @@ def sample(
         ),
     ] = 64,
     precision: Annotated[
-        PrecisionName, typer.Option(help="Of the network.", rich_help_panel=MACHINE)
-    ] = PrecisionName.NO,
+        options.Precision, typer.Option(help="Of the network.", rich_help_panel=MACHINE)
+    ] = options.Precision.NO,
     device: Annotated[
         str,
         typer.Option(

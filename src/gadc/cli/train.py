@@ -25,14 +25,6 @@ class SpaceName(StrEnum):
     PIXEL = "pixel"
 
 
-class PrecisionName(StrEnum):
-    """Of the network's arithmetic."""
-
-    NO = "no"
-    FP16 = "fp16"
-    BF16 = "bf16"
-
-
 class TrackerName(StrEnum):
     """Where losses go beside `losses.jsonl`."""
 
@@ -126,13 +118,7 @@ def train(
             rich_help_panel=MODEL,
         ),
     ] = None,
-    source: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DATA",
-            help="Where the subset's images are now, if not where they were selected from.",
-        ),
-    ] = None,
+    source: options.Source = None,
     first: Annotated[
         int | None,
         typer.Option(
@@ -217,9 +203,9 @@ def train(
         ),
     ] = None,
     precision: Annotated[
-        PrecisionName,
+        options.Precision,
         typer.Option(help="Mixed precision; bf16 needs a recent GPU.", rich_help_panel=MACHINE),
-    ] = PrecisionName.NO,
+    ] = options.Precision.NO,
     compile: Annotated[
         bool,
         typer.Option("--compile", metavar="", help="Use torch.compile.", rich_help_panel=MACHINE),
@@ -343,17 +329,12 @@ def _images(subset: Path, source: Path | None, first: int | None) -> "TrainingIm
         from gadc.images.index import open_index
 
         return images_of_index(open_index(subset))
-    from gadc.runs.record import image_source
+    from gadc.runs.record import image_source, needed
 
     chosen = Subset.load(subset)
     if first is not None:
         chosen = chosen.first(first)
-    where = image_source(subset, source)
-    if where is None:
-        raise InputError(
-            "source_unknown", "the subset doesn't say where its images are; give --source DATA"
-        )
-    return images_of_subset(chosen, where.index())
+    return images_of_subset(chosen, needed(image_source(subset, source)).index())
 
 
 def _is_subset(file: Path, key: bytes) -> bool:

@@ -121,3 +121,16 @@ def image_source(subset: Path, given: Path | None) -> ImageSource | None:
     if found is None:
         return ImageSource(given)
     return ImageSource(given, found["image_column"], found["follow_outside"])
+
+
+def needed(source: ImageSource | None) -> ImageSource:
+    """Return what `image_source` found.
+
+    Raises:
+        InputError: `source_unknown`: it found nothing.
+    """
+    if source is None:
+        raise InputError(
+            "source_unknown", "the subset doesn't say where its images are; give --source DATA"
+        )
+    return source
