@@ -1,5 +1,6 @@
 """Judge a subset: every measure, of every class, in every space, against pool and held-out."""
 
+import dataclasses
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,6 @@ from numpy.typing import NDArray
 from gadc.comparison.spaces import SELECTION_SPACE, Space
 from gadc.comparison.transport import TRANSPORT
 from gadc.errors import ConvergenceWarning, InputError
-from gadc.evaluation.frechet import frechet_distance
 from gadc.evaluation.kernel import rbf_mmd_squared
 from gadc.evaluation.measures import MEASURES, Better, Measure, Undefined
 from gadc.evaluation.sample import Sample
@@ -29,15 +29,8 @@ class Title:
     better: Better
 
 
-FRECHET_ALL = Measure(
-    "frechet-all",
-    "Fréchet distance, all classes together",
-    "lower",
-    "Heusel et al. 2017, equation 6",
-    lambda selected, real: frechet_distance(generated=selected, real=real).value,
-    n_selected_least=2,
-    n_real_least=2,
-    needs_full_rank=True,
+FRECHET_ALL = dataclasses.replace(
+    MEASURES["frechet"], name="frechet-all", title="Fréchet distance, all classes together"
 )
 MMD_OF_SETS = Measure(
     "mmd-set",

@@ -2,10 +2,7 @@
 
 import json
 import re
-import struct
-import tokenize
 import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +23,7 @@ from gadc.features.checks import (
 )
 from gadc.features.rows import FeatureRows
 from gadc.features.tensors import map_tensors
+from gadc.images.arrays import NPY_ERRORS, ZIP_ERRORS
 
 PICKLE_SUFFIXES = frozenset(
     [".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle", ".joblib", ".dill", ".cloudpickle"]
@@ -44,19 +42,6 @@ PARQUET_ROWS_AT_A_TIME = 16_384
 NPY_START_BYTES = 12
 MAX_NPY_HEADER_BYTES = 1 << 16
 PICKLE_START = b"\x80"
-NPY_ERRORS = (
-    OSError,
-    ValueError,
-    EOFError,
-    SyntaxError,
-    TypeError,
-    MemoryError,
-    OverflowError,
-    tokenize.TokenError,
-)
-"""What NumPy raises on a broken header, which it parses as a Python literal."""
-ZIP_ERRORS = (*NPY_ERRORS, RuntimeError, struct.error, zipfile.BadZipFile, zlib.error)
-"""RuntimeError stands for an encrypted member or an unknown compression."""
 OBJECT_TYPE = re.compile(rb"'[|<>=]?O'")
 
 FEATURE_NAMES = ("features", "arr_0")

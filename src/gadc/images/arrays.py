@@ -23,7 +23,7 @@ MAX_EXPANSION = 100
 """A compressed array may take so many times its size in the file, or `MAX_SMALL_BYTES`."""
 LOCAL_HEADER = struct.Struct("<4s22xHH")
 """Of a zip file's member: signature, length of the name, length of the extra field."""
-READ_ERRORS = (
+NPY_ERRORS = (
     OSError,
     ValueError,
     EOFError,
@@ -31,13 +31,11 @@ READ_ERRORS = (
     TypeError,
     MemoryError,
     OverflowError,
-    RuntimeError,
-    struct.error,
     tokenize.TokenError,
-    zipfile.BadZipFile,
-    zlib.error,
 )
-"""What NumPy and zipfile raise on broken files; the headers are Python literals."""
+"""What NumPy raises on a broken header, which it parses as a Python literal."""
+ZIP_ERRORS = (*NPY_ERRORS, RuntimeError, struct.error, zipfile.BadZipFile, zlib.error)
+"""RuntimeError stands for an encrypted member or an unknown compression."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,7 @@ def stored_arrays(path: Path) -> dict[str, StoredArray]:
                 member.filename.removesuffix(".npy"): _stored_array(path, archive, file, member)
                 for member in archive.infolist()
             }
-    except READ_ERRORS as error:
+    except ZIP_ERRORS as error:
         if isinstance(error, InputError):
             raise
         raise InputError("unreadable_source", f"can't read {path}: {error}") from error
@@ -101,7 +99,7 @@ def read_array(path: Path, stored: StoredArray) -> NDArray[Any]:
             shape=stored.shape,
             order="F" if stored.is_fortran else "C",
         )
-    except READ_ERRORS as error:
+    except ZIP_ERRORS as error:
         raise InputError("unreadable_source", f"can't read {path}: {error}") from error
 
 
