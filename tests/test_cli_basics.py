@@ -8,6 +8,7 @@ import typing
 from pathlib import Path
 
 import pytest
+import torch
 
 import gadc as package
 from cli_runner import Gadc, gadc_fixture  # noqa: F401 - a fixture
@@ -102,6 +103,39 @@ def test_an_error_is_one_line_on_stderr_and_an_object_for_scripts(gadc: Gadc) ->
     assert done.code == 2
     assert done.error_code == "missing_source"
     assert done.json["error"]["code"] == "missing_source"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("select", "x", "--out", "y", "--per-class", "many"), ("train", "--nope"), ("export",)],
+)
+def test_errors_of_usage_are_objects_for_scripts_too(
+    gadc: Gadc, arguments: tuple[str, ...]
+) -> None:
+    done = gadc(*arguments, "--json")
+    assert (done.code, done.error_code, done.json["error"]["code"]) == (2, "usage", "usage")
+    for_people = gadc(*arguments)
+    assert (for_people.code, for_people.stdout) == (2, "")
+    assert "Usage: gadc" in for_people.stderr
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 93.1 GiB"),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ],
+)
+def test_want_of_memory_is_no_bug(
+    gadc: Gadc, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def end() -> None:
+        raise error
+
+    monkeypatch.setattr("gadc.cli.doctor._machine", end)
+    done = gadc("doctor")
+    assert (done.code, done.error_code) == (1, "out_of_memory")
 
 
 @pytest.mark.parametrize(

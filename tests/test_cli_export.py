@@ -1,6 +1,8 @@
 """`gadc export`: finding the images again, lists on stdout, and options that don't fit."""
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -74,6 +76,19 @@ def test_images_are_placed_as_asked_for(
     source = images / "red" / linked.name
     assert linked.samefile(source) == (placement != "--copy")
     assert linked.is_symlink() == (placement == "--symlink")
+
+
+def test_a_folder_that_takes_no_links_takes_copies(
+    gadc: Gadc, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_arguments: object) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    arguments = ("export", run, "--as", "imagefolder", "--out", tmp_path / "out")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "link", refuse)
+        assert gadc(*arguments, "--hardlink").error_code == "link_failed"
+    assert gadc(*arguments, "--copy").code == 0
 
 
 def test_an_image_that_changed_is_an_error(
@@ -182,6 +197,9 @@ def test_csv_has_a_row_per_image(gadc: Gadc, run: Path) -> None:
         (("--as", "paths", "--json"), "option_conflict"),
         (("--as", "csv", "--null"), "option_unused"),
         (("--as", "csv", "--path-prefix", "x"), "option_unused"),
+        (("--as", "csv", "--source", "."), "option_unused"),
+        (("--as", "csv", "--wait", 3), "option_unused"),
+        (("--as", "paths", "--path-prefix", "x", "--source", "."), "option_conflict"),
         (("--as", "hf", "--out", "o", "--symlink"), "option_unused"),
         (("--as", "edm", "--out", "o", "--per-shard", 5), "option_unused"),
         (("--as", "edm", "--out", "o", "--caption-template", "x"), "option_unused"),

@@ -8,7 +8,7 @@ import gadc
 
 PACKAGE = Path(gadc.__file__).parent
 REFERENCE = Path(__file__).parents[1] / "docs" / "reference" / "errors.md"
-RAISERS = {"InputError", "RunError", "MissingExtraError", "GadcError"}
+RAISERS = {"InputError", "RunError", "MissingExtraError", "GadcError", "LinkError"}
 
 
 def codes_raised() -> set[str]:

@@ -27,7 +27,10 @@ from image_sources import ODD_NAMES, make
 from real_data import REAL_DATA, needs_real_data
 from subset_factory import folder_subset, subset_of, without_digests
 
-ODD_CLASSES = ("train", "Train", "test-tube", "CON", "-x", "=1+1", "a b ", "\u202etxt", "e%2F")
+ODD_CLASSES = (
+    *("train", "Train", "test-tube", "CON", "-x", "=1+1", "a b ", "\u202etxt", "e%2F"),
+    *("export.json", "Metadata.jsonl"),
+)
 SPLIT_PATTERN = re.compile(  # how `datasets` finds splits, see its data_files.py
     r"(^|[-._ 0-9/])(train|training|validation|valid|dev|val|test|testing|eval|evaluation)"
     r"([-._ 0-9/]|$)"

@@ -358,3 +358,22 @@ def test_transport_between_clusters_far_apart_converges() -> None:
     assert found.terms["transport_row_error"] <= landscapes.TOL
     exact = Objective(features, epsilon=0.005).terms(found.order)
     assert found.terms["total"] == pytest.approx(exact["total"], rel=2e-3)
+
+
+@pytest.mark.parametrize("n_near", [6, 12])
+def test_a_chosen_image_that_is_near_nothing_finds_its_mass(
+    monkeypatch: pytest.MonkeyPatch, n_near: int
+) -> None:
+    # Half of the chosen images lie in a cluster with a tenth of the mass: most of them have to be
+    # served from cells where others are nearer, and more of those as potentials rise.
+    monkeypatch.setattr(landscapes, "N_NEAR", n_near)
+    draw = np.random.default_rng(0)
+    centres = 4.0 * draw.normal(size=(10, 4))
+    labels = np.arange(1200) % 10
+    features = (centres[labels] + draw.normal(size=(1200, 4))).astype(np.float32)
+    whole = Whole(features)
+    images = np.concatenate([np.flatnonzero(labels == 0)[:15], np.flatnonzero(labels)[:15]])
+    cells = divide(whole, 60, np.random.default_rng(0), THREADS)
+    chosen = chosen_of(whole, images)
+    sweep = Landscape(whole, cells, terms_of(whole), THREADS).solve(chosen)
+    assert sweep.error <= landscapes.TOL

@@ -269,6 +269,7 @@ def test_a_record_of_something_else_is_refused(runs: dict[str, Path], tmp_path: 
     [
         ("flow", {"sampler": "ddim"}, "unknown_sampler"),
         ("flow", {"ema": 0.123}, "unknown_ema"),
+        ("flow", {"channels": 9}, "guidance_range"),
         ("unconditional", {"cfg_scale": 2.0}, "guidance_range"),
         ("unconditional", {"cfg_scale": 1.0, "classes": ("class0",)}, "unknown_classes"),
     ],
@@ -279,6 +280,15 @@ def test_what_a_model_can_not_do_is_an_error(
     with pytest.raises(InputError) as caught:
         sample(runs[name], sampling(**changes), tmp_path / "out")
     assert caught.value.code == code
+
+
+@pytest.mark.parametrize(
+    "changes", [{"n_samples": 10**12}, {"n_samples": 0}, {"classes": ("class0", "class0")}]
+)
+def test_what_can_not_be_sampled_is_an_error(changes: dict[str, Any]) -> None:
+    with pytest.raises(InputError) as caught:
+        sampling(**changes)
+    assert caught.value.code == "bad_config"
 
 
 def test_missing_run_or_checkpoint_is_an_error(runs: dict[str, Path], tmp_path: Path) -> None:
@@ -379,5 +389,11 @@ def test_command_trains_a_subset_and_names_what_is_wrong(gadc: Gadc, tmp_path: P
     small[5] = 6
     failed = gadc("train", chosen, "--out", tmp_path / "other", *small)
     assert (failed.code, failed.error_code) == (2, "patch_grid")
+    small[5] = 100_000
+    failed = gadc("train", chosen, "--out", tmp_path / "other", *small)
+    assert (failed.code, failed.error_code) == (2, "bad_config")
+    small[5] = 8
+    failed = gadc("train", chosen, "--out", tmp_path / "other", *small, "--projection-depth", 2)
+    assert (failed.code, failed.error_code) == (2, "option_unused")
     missing = gadc("train", tmp_path / "nothing", "--out", tmp_path / "other", *small)
     assert (missing.code, missing.error_code) == (2, "missing_source")

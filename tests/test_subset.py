@@ -10,6 +10,7 @@ import pyarrow.parquet
 import pytest
 
 import gadc.subset
+from gadc import storage
 from gadc.errors import GadcError, InputError, RunError
 from gadc.subset import SUBSET_NAME, Subset
 
@@ -191,3 +192,22 @@ def test_full_disk_leaves_the_old_file(saved: Path, monkeypatch: pytest.MonkeyPa
     assert raised.value.code == "disk_full"
     assert [path.name for path in saved.parent.iterdir()] == [SUBSET_NAME]
     assert saved.read_bytes() == before
+
+
+def test_full_disk_at_the_lock_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def fail(*_arguments: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail)
+        with pytest.raises(RunError) as raised, storage.exclusive(tmp_path):
+            pass
+    assert raised.value.code == "disk_full"
+    with storage.exclusive(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("name", ["x" * 250, "\U0001f600" * 62, "\udcff" * 250])
+def test_long_names_are_written(tmp_path: Path, name: str):
+    storage.write_text(tmp_path / name, "text")
+    assert (tmp_path / name).read_text() == "text"

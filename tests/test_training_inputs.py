@@ -9,14 +9,17 @@ import pytest
 import torch
 
 from gadc.errors import InputError
+from gadc.images.index import open_index
 from gadc.storage import escape_name
 from gadc.training.conditions import CONDITIONS_NAME, Conditions, find_conditions
 from gadc.training.config import parse_model
+from gadc.training.images import TrainingImages, images_of_subset
 from gadc.training.latents import training_inputs
 from gadc.training.loop import train
 from gadc.training.record import RunRecord
 from gadc.training.spaces import LatentSpace, open_space, to_signed
 from gadc.training.tensor_files import save_tensors
+from subset_factory import folder_subset, without_digests
 from training_runs import (
     SIDE_PX,
     save_tiny_vae,
@@ -36,6 +39,23 @@ def test_changed_or_missing_image_is_an_error(tmp_path: Path) -> None:
             train(images, tiny_config(), tmp_path / "run", device="cpu")
         assert caught.value.code == "source_changed"
         assert images.ids[3] in caught.value.message
+
+
+def test_images_without_a_digest_must_stay_the_same_too(tmp_path: Path) -> None:
+    tiny_images(tmp_path / "images")
+    subset, _ = folder_subset(tmp_path / "images")
+
+    def opened() -> TrainingImages:
+        return images_of_subset(without_digests(subset), open_index(tmp_path / "images"))
+
+    before = opened()
+    assert before.sha256 == subset.sha256
+    victim = tmp_path / "images" / before.ids[3]
+    victim.write_bytes(victim.read_bytes() + b"x")
+    assert opened().fingerprint != before.fingerprint
+    with pytest.raises(InputError) as caught:
+        before.pixels(3, resolution_px=SIDE_PX)
+    assert caught.value.code == "source_changed"
 
 
 def test_pixels_are_what_the_image_holds(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from gadc.errors import InputError, RunError
 TEMPORARY_PREFIX = ".gadc-tmp-"
 LOCK_NAME = ".gadc-lock"
 OWNER_NAME = ".gadc-lock-owner.json"
+LONGEST_NAME_BYTES = 250
 READ_CHUNK_BYTES = 1 << 20
 ESCAPED = re.compile(r"\\(\\|x[0-9a-f]{2})")
 SURROGATE = re.compile("[\udc80-\udcff]")
@@ -77,7 +78,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     Raises:
         RunError: The disk is full or refuses the write; nothing is left behind.
     """
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}"[:250])
+    temporary = path.with_name(_temporary_name(path.name))
     try:
         write(temporary)
         with temporary.open("rb+") as file:
@@ -85,13 +86,24 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         os.replace(temporary, path)
         sync_folder(path.parent)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise RunError(
-                "disk_full", f"no space left for {path}; free some and run the same command again"
-            ) from error
-        raise RunError("write_failed", f"could not write {path}: {error}") from error
+        raise write_error(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_error(path: Path, error: OSError) -> RunError:
+    """Return what to raise when `path` could not be written."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return RunError(
+            "disk_full", f"no space left for {path}; free some and run the same command again"
+        )
+    return RunError("write_failed", f"could not write {path}: {error}")
+
+
+def _temporary_name(name: str) -> str:
+    """Return a name of this process's for `name`, with as much of it as file systems allow."""
+    start = os.fsencode(f"{TEMPORARY_PREFIX}{os.getpid()}-{name}")[:LONGEST_NAME_BYTES]
+    return start.decode("utf-8", "ignore")  # without a character that was cut in the middle
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -162,7 +174,8 @@ def exclusive(folder: Path, *, wait_seconds: float = 0.0) -> Iterator[None]:
         wait_seconds: How long to wait for another writer; 0 fails at once, negative waits for ever.
 
     Raises:
-        RunError: Another process holds it; the message names it.
+        RunError: `locked`: another process holds it; the message names it. `disk_full` or
+            `write_failed`: the folder takes no lock.
     """
     owner_path = folder / OWNER_NAME
     lock = FileLock(folder / LOCK_NAME)
@@ -177,10 +190,12 @@ def exclusive(folder: Path, *, wait_seconds: float = 0.0) -> Iterator[None]:
         raise RunError(
             "locked", f"{folder} is in use by {who}; wait for it or choose another folder"
         ) from error
+    except OSError as error:
+        raise write_error(folder / LOCK_NAME, error) from error
     try:
         since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
-        owner_path.write_text(json.dumps(owner))
+        write_json(owner_path, owner)
         sweep_temporaries(folder)
         yield
     finally:

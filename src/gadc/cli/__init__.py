@@ -30,12 +30,14 @@ from gadc.cli import (
 )
 from gadc.cli.console import Session, emit_error, printable
 from gadc.cli.many_values import ManyValues
-from gadc.errors import GadcError
+from gadc.errors import GadcError, InputError, RunError
 
-EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 """128 + the number of the signal, as shells have it."""
+
+UsageError = typer.BadParameter.__mro__[1]
+"""Click's, wherever this version of typer has it from."""
 
 NOT_OPTIONS = {"context", "data", "subset", "samples", "run", "runs", "protocol"}
 """Parameters of commands that are not given by a name of their own."""
@@ -133,28 +135,44 @@ def main() -> NoReturn:
         with contextlib.suppress(AttributeError, ValueError):
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
-        app()
+        # For scripts, errors of usage too are objects; for people, typer explains them.
+        if code := app(standalone_mode=not as_json):
+            raise SystemExit(code)
     except GadcError as error:
-        _show_traceback_if_asked()
-        emit_error(_in_options(error.message), error.code, as_json=as_json)
-        sys.exit(error.exit_code)
+        _fail(error, as_json=as_json)
     except KeyboardInterrupt:
         _end_interrupted(EXIT_INTERRUPTED)
     except SystemExit as ending:
         if ending.code in (EXIT_INTERRUPTED, EXIT_TERMINATED):
             _end_interrupted(int(ending.code))
         raise
+    except UsageError as error:  # type: ignore[misc]
+        _fail(InputError("usage", error.format_message()), as_json=as_json)
     except Exception as error:  # noqa: BLE001 - the last resort of a program that people use
-        _show_traceback_if_asked()
-        what = f"{type(error).__name__}: {error}"
-        emit_error(
-            f"unexpected {what}; this is a bug of gadc's: run `gadc --debug ...` for the place and "
-            "report it",
-            "unexpected",
-            as_json=as_json,
-        )
-        sys.exit(EXIT_FAILED)
+        _fail(_explained(error), as_json=as_json)
     sys.exit(0)
+
+
+def _fail(error: GadcError, *, as_json: bool) -> NoReturn:
+    _show_traceback_if_asked()
+    emit_error(_in_options(error.message), error.code, as_json=as_json)
+    sys.exit(error.exit_code)
+
+
+def _explained(error: Exception) -> GadcError:
+    """Return what to say of an error that nothing below expected."""
+    # In whose words ever: torch's on the CPU is a RuntimeError.
+    if (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "DefaultCPUAllocator" in str(error)
+    ):
+        return RunError("out_of_memory", f"not enough memory: {error}; ask for less at a time")
+    return GadcError(
+        "unexpected",
+        f"unexpected {type(error).__name__}: {error}; this is a bug of gadc's: run "
+        "`gadc --debug ...` for the place and report it",
+    )
 
 
 def _in_options(message: str) -> str:

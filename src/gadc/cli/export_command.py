@@ -52,6 +52,7 @@ def export(
     asked = Asked(
         form=form,
         out=out,
+        source=source,
         copy=copy,
         hardlink=hardlink,
         symlink=symlink,

@@ -200,6 +200,7 @@ class Asked:
 
     form: Format
     out: Path | None
+    source: Path | None
     copy: bool
     hardlink: bool
     symlink: bool
@@ -255,11 +256,19 @@ class Asked:
             "--score": (self.score is not None, {Format.D2C_SCORES}),
             "--path-prefix": (self.path_prefix is not None, PATH_LISTS),
             "--null": (self.null, {Format.PATHS}),
+            "--source": (self.source is not None, FOLDERS | PATH_LISTS),
+            "--wait": (self.wait_seconds != 0, FOLDERS),
         }
         for option, (is_given, forms) in takers.items():
             if is_given and self.form not in forms:
                 names = " or ".join(form.value for form in Format if form in forms)
-                raise InputError("option_unused", f"{option} need --as {names}")
+                verb = "need" if " and " in option else "needs"
+                raise InputError("option_unused", f"{option} {verb} --as {names}")
+        if self.source is not None and self.path_prefix is not None:
+            raise InputError(
+                "option_conflict",
+                "give only one of --source and --path-prefix, which both say how paths begin",
+            )
         if self.caption_column is not None and self.caption_file is None:
             raise InputError("option_unused", "--caption-column needs --caption-file")
 

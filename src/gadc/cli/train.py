@@ -298,12 +298,18 @@ def train(
         tracker=tracker.value,
     )
     images = _images(subset, source, first)
-    found = find_conditions(conditions, subset)
+    file = find_conditions(conditions, subset)
+    found = None if file is None else Conditions.load(file)
+    if projection_depth is not None and (found is None or found.visual is None):
+        raise InputError(
+            "option_unused",
+            "--projection-depth needs visual targets; run `gadc attach` on the subset first",
+        )
     result = train_model(
         images,
         config,
         out,
-        conditions=None if found is None else Conditions.load(found),
+        conditions=found,
         preview=GridWriter() if preview_every else None,
         device=device,
         wait_seconds=wait,

@@ -34,6 +34,10 @@ FILE_KINDS = frozenset(["folder", "flat", "list"])
 """Sources where every image is a file of its own, which a link can point to."""
 
 
+class LinkError(RunError):
+    """A link can't be made where copies may well be."""
+
+
 @dataclass(frozen=True)
 class FolderExport:
     """What an export to a folder did.
@@ -129,7 +133,12 @@ def write_folder(
         n_written = 0
         with progress("export", len(layout.names), style=show) as bar:
             for row, name in enumerate(layout.names):
-                n_written += _place(images, row, out / name, placement)
+                try:
+                    n_written += _place(images, row, out / name, placement)
+                except LinkError:
+                    if row == 0:  # the folder is as empty as it was: free for copies
+                        (out / PLAN_NAME).unlink()
+                    raise
                 bar.advance()
         images.raise_if_changed()
         metadata = "".join(metadata_lines(subset, layout.names))
@@ -250,7 +259,7 @@ def _link(source: Path, target: Path, placement: Placement) -> bool:
             # A hard link to a symbolic link would be one more symbolic link.
             os.link(source.resolve(), target)
     except OSError as error:
-        raise RunError(
+        raise LinkError(
             "link_failed",
             f"can't make a {placement} from {target} to {source}: {error.strerror}; hard "
             "links need one disk for both; use --copy",

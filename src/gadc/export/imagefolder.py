@@ -3,6 +3,8 @@
 from pathlib import Path
 
 from gadc.export.folder import (
+    METADATA_NAME,
+    PLAN_NAME,
     FolderExport,
     Layout,
     Placement,
@@ -46,7 +48,7 @@ def export_imagefolder(
     """
     check_placement(placement, index)
     images = selected_images(subset, index)
-    folders = class_folders(subset)
+    folders = class_folders(subset, reserved=(PLAN_NAME, METADATA_NAME))
     layout = Layout("imagefolder", file_names(subset, images, folders), folders=folders)
     return write_folder(
         subset,

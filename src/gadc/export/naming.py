@@ -5,16 +5,18 @@ from collections.abc import Sequence
 from gadc.images.selected import SelectedImages
 from gadc.images.source import IMAGE_SUFFIXES, suffix
 from gadc.images.structure import identify
-from gadc.portable_names import portable_name
+from gadc.portable_names import comparable, portable_name
 from gadc.subset import Subset
 
 SAME_SUFFIX = {".jpeg": ".jpg", ".jpe": ".jpg", ".jfif": ".jpg", ".tif": ".tiff"}
 """Suffixes of one format, by the one that the most readers know."""
 
 
-def class_folders(subset: Subset, *, prefix: str = "") -> dict[str, str]:
-    """Return a folder name for each class name, `prefix` in front."""
-    taken: set[str] = set()
+def class_folders(
+    subset: Subset, *, prefix: str = "", reserved: Sequence[str] = ()
+) -> dict[str, str]:
+    """Return a folder name for each class name, `prefix` in front; none is a `reserved` one."""
+    taken = {comparable(name) for name in reserved}
     names = dict.fromkeys(subset.class_name)
     return {name: portable_name(prefix + name, taken=taken) for name in names}
 

@@ -18,6 +18,7 @@ Format = Literal["png", "npz"]
 Solve = Callable[..., torch.Tensor]
 
 DEFAULT_STEPS = 250
+MOST_SAMPLES = 10_000_000
 DEFAULT_CFG_SCALE = 1.5
 """As published for DiT and SiT on subsets."""
 
@@ -44,7 +45,7 @@ class SampleConfig(BaseModel):
     """What to sample; every option of `gadc sample` that changes the images.
 
     Attributes:
-        n_samples: How many images.
+        n_samples: How many images; at most 10 million.
         sampler: A name of `SAMPLERS`; None for the family's default.
         steps: Steps from noise to image.
         cfg_scale: See `Guidance.scale`. A model without classes and texts takes 1 only.
@@ -52,7 +53,7 @@ class SampleConfig(BaseModel):
         channels: See `Guidance.channels`.
         labels: `balanced`: every class as often as any other, in every stretch of as many images
             as there are classes; `random`: drawn alike from all.
-        classes: Only these, by name; None for all.
+        classes: Only these, by name, each once; None for all.
         ema: Decay of the average whose weights are used; None for the first of the run's; 0 for
             the weights themselves.
         seed: Of the images' generators and of random labels.
@@ -64,7 +65,7 @@ class SampleConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    n_samples: int = Field(default=50_000, ge=1)
+    n_samples: int = Field(default=50_000, ge=1, le=MOST_SAMPLES)
     sampler: str | None = None
     steps: int = Field(default=DEFAULT_STEPS, ge=1)
     cfg_scale: float = DEFAULT_CFG_SCALE
@@ -85,6 +86,11 @@ class SampleConfig(BaseModel):
                 for part in error.errors()
             ]
             raise InputError("bad_config", "; ".join(problems)) from error
+        if self.classes is not None and len(set(self.classes)) < len(self.classes):
+            twice = sorted({name for name in self.classes if self.classes.count(name) > 1})
+            raise InputError(
+                "bad_config", f"classes: {', '.join(map(repr, twice))} is named more than once"
+            )
         _ = self.guidance
 
     @property

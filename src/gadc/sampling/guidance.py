@@ -64,7 +64,7 @@ def guided(
         n_channels: Channels of an image; a learned variance, which comes after them, is that of
             the conditional model.
     """
-    n_guided = n_channels if guidance.channels is None else min(guidance.channels, n_channels)
+    n_guided = guidance.channels or n_channels
 
     def predict_at(x: torch.Tensor, time: float) -> torch.Tensor:
         if not guidance.acts_at(time):

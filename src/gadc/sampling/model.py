@@ -89,6 +89,12 @@ class SamplingModel:
                 "guidance_range",
                 f"cfg_scale={config.cfg_scale} needs a model with classes or texts; use 1",
             )
+        n_channels = self.record.shape.channels
+        if config.channels is not None and config.channels > n_channels:
+            raise InputError(
+                "guidance_range",
+                f"channels={config.channels}: the model's images have {n_channels} channels",
+            )
         if config.cfg_scale != 1.0 and self.record.config.drop_probability == 0:
             raise InputError(
                 "guidance_range",

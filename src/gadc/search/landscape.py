@@ -25,6 +25,8 @@ from gadc.search.whole import BLOCK_ROWS, Terms, Whole
 # one of a few columns of it.
 N_NEAR = 192
 N_PROBES = 32
+# Cells in which every chosen image takes part, whatever is nearer there.
+N_CELLS = 2
 # For each column the chosen images that hold most of it are remembered.
 N_HOLDERS = 3
 # Summed error of the row masses at which potentials are found; rounding the plan repairs the rest.
@@ -140,6 +142,9 @@ class Landscape:
 
         Source: Newton's method with inexact steps, Dembo, Eisenstat & Steihaug 1982.
         """
+        if len(chosen.images) > N_NEAR:
+            probed = self._threads.map(lambda rows: self._probe(rows, chosen), self._cells)
+            self._probed = np.stack(probed)
         sweep = self._climb(chosen, self._terms.epsilon, TOL)
         if sweep.error <= TOL:
             return sweep
@@ -157,16 +162,16 @@ class Landscape:
 
     def _climb(self, chosen: Chosen, epsilon: float, tol: float) -> Sweep:
         """Climb D at `epsilon` from the potentials that `chosen` has."""
-        self.near = self._threads.map(lambda rows: self._near(rows, chosen), self._cells)
-        self.blocks = [
-            Block(rows[start : start + BLOCK_ROWS], near)
-            for rows, near in zip(self._cells, self.near, strict=True)
-            for start in range(0, len(rows), BLOCK_ROWS)
-        ]
+        self._look_around(chosen, afresh=True)
+        seen_from = chosen.potentials
         sweep = self._sweep(chosen, epsilon)
         for _ in range(MAX_STEPS):
             if sweep.error <= tol:
                 break
+            if np.abs(chosen.potentials - seen_from).max() > epsilon:
+                self._look_around(chosen, afresh=False)
+                seen_from = chosen.potentials
+                sweep = self._sweep(chosen, epsilon)
             preconditioner = sparse.diags_array(1.0 / sweep.hessian.diagonal())
             step, _ = cg(
                 sweep.hessian, sweep.missing, rtol=CG_TOL, maxiter=CG_STEPS, M=preconditioner
@@ -214,14 +219,35 @@ class Landscape:
         masses = torch.from_numpy(self._terms.capacity * self._whole.shares[rows])
         return Shares(cost, share, peak + total.log(), masses)
 
-    def _near(self, rows: np.ndarray, chosen: Chosen) -> np.ndarray:
-        m = len(chosen.images)
-        if m <= N_NEAR:
-            return np.arange(m)
+    def _look_around(self, chosen: Chosen, *, afresh: bool) -> None:
+        """Find which chosen images take part where, at the potentials they have.
+
+        Unless it is done afresh, those that took part before stay: else some could come and go.
+        """
+        m, n_cells = len(chosen.images), len(self._cells)
+        is_near = np.ones((n_cells, m), dtype=bool)
+        if m > N_NEAR:
+            margins = self._probed - chosen.potentials
+            margins -= np.partition(margins, N_NEAR - 1, axis=1)[:, N_NEAR - 1 : N_NEAR]
+            is_near = margins <= 0.0
+            # One that is far from everything must find its mass somewhere all the same.
+            nearest = np.argpartition(margins, min(N_CELLS, n_cells) - 1, axis=0)[:N_CELLS]
+            np.put_along_axis(is_near, nearest, values=True, axis=0)
+        if not afresh:
+            for known, of_cell in zip(self.near, is_near, strict=True):
+                of_cell[known] = True
+        self.near = [np.flatnonzero(of_cell) for of_cell in is_near]
+        self.blocks = [
+            Block(rows[start : start + BLOCK_ROWS], near)
+            for rows, near in zip(self._cells, self.near, strict=True)
+            for start in range(0, len(rows), BLOCK_ROWS)
+        ]
+
+    def _probe(self, rows: np.ndarray, chosen: Chosen) -> np.ndarray:
+        """Return the lowest cost of each chosen image at a few columns of a cell, [m]."""
         n_probes = min(N_PROBES, len(rows))
         probes = self._whole.read(rows[np.arange(n_probes) * len(rows) // n_probes])
-        reduced = squared_distances(chosen.features, probes).amin(1).numpy() - chosen.potentials
-        return np.sort(np.argpartition(reduced, N_NEAR)[:N_NEAR])
+        return squared_distances(chosen.features, probes).amin(1).numpy()
 
     def _sweep(self, chosen: Chosen, epsilon: float) -> Sweep:
         n, m = self._whole.n_images, len(chosen.images)

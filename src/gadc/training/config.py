@@ -19,6 +19,7 @@ Tracker = Literal["tensorboard", "wandb", "none"]
 
 DEFAULT_VAE = "stabilityai/sd-vae-ft-ema"
 PATCHES = (1, 2, 4, 8)
+MOST_PIXELS_PER_SIDE = 8192
 MODEL_NAME = re.compile(r"(DiT|SiT)-([A-Z]+)/(\d+)")
 DEFAULT_PROJECTION_DEPTH = 8
 """The paper on alignment (REPA) uses the eighth block."""
@@ -78,7 +79,7 @@ class TrainConfig(BaseModel):
     Attributes:
         model: See `parse_model`.
         space: `latent`: of a VAE; `pixel`: the images themselves.
-        resolution_px: Side of the square that is cut from each image.
+        resolution_px: Side of the square that is cut from each image; at most 8,192.
         vae: Hub id or folder of a diffusers `AutoencoderKL`; for `latent` only.
         steps: Optimiser steps in all.
         batch_size: Images of a step, on all devices together.
@@ -115,7 +116,7 @@ class TrainConfig(BaseModel):
 
     model: str = "DiT-L/2"
     space: Space = "latent"
-    resolution_px: int = Field(default=256, ge=1)
+    resolution_px: int = Field(default=256, ge=1, le=MOST_PIXELS_PER_SIDE)
     vae: str | None = DEFAULT_VAE
     steps: int = Field(default=100_000, ge=1)
     batch_size: int = Field(default=128, ge=1)

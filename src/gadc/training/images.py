@@ -1,7 +1,7 @@
 """The images that are trained on: those of a subset, or all of a folder."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,14 +24,14 @@ class TrainingImages:
 
     Attributes:
         ids: One name per image.
-        sha256: Digest of each image's bytes, None where nobody took one.
+        sha256: Digest of each image's bytes.
         labels: Int64 [n], numbers from 0 without gaps; None without classes.
         class_names: Name of each class; empty without classes.
         selected: Gives the bytes, and compares them with the digests.
     """
 
     ids: list[str]
-    sha256: list[str | None]
+    sha256: list[str]
     labels: NDArray[np.int64] | None
     class_names: list[str]
     selected: SelectedImages
@@ -89,6 +89,9 @@ class TrainingImages:
 def images_of_subset(subset: Subset, index: ImageIndex) -> TrainingImages:
     """Return the images of a subset, in its order.
 
+    Those without a digest, such as those chosen from features alone, are read once for one: a run
+    that goes on must find the same images.
+
     Args:
         subset: Which images.
         index: The source that they were selected from.
@@ -98,12 +101,13 @@ def images_of_subset(subset: Subset, index: ImageIndex) -> TrainingImages:
     """
     numbers, labels = np.unique(subset.labels, return_inverse=True)
     names = dict(zip(subset.labels.tolist(), subset.class_name, strict=True))
+    sha256 = _digests(index, subset.paths, subset.sha256)
     return TrainingImages(
         ids=list(subset.paths),
-        sha256=list(subset.sha256),
+        sha256=sha256,
         labels=labels.astype(np.int64),
         class_names=[names[number] for number in numbers.tolist()],
-        selected=SelectedImages(index, subset.paths, subset.sha256),
+        selected=SelectedImages(index, subset.paths, sha256),
     )
 
 
@@ -119,10 +123,7 @@ def images_of_index(index: ImageIndex) -> TrainingImages:
     if index.labels is not None:
         numbers, labels = np.unique(index.labels, return_inverse=True)
         class_names = [index.class_names[number] for number in numbers.tolist()]
-    found = SelectedImages(index, index.ids, [None] * len(index))
-    sha256: list[str | None] = [
-        hashlib.sha256(found.peek(row)).hexdigest() for row in range(len(found))
-    ]
+    sha256 = _digests(index, index.ids, [None] * len(index))
     return TrainingImages(
         ids=list(index.ids),
         sha256=sha256,
@@ -130,3 +131,12 @@ def images_of_index(index: ImageIndex) -> TrainingImages:
         class_names=class_names,
         selected=SelectedImages(index, index.ids, sha256),
     )
+
+
+def _digests(index: ImageIndex, ids: Sequence[str], known: Sequence[str | None]) -> list[str]:
+    """Return the digest of each image, taken now where none is known."""
+    images = SelectedImages(index, ids, known)
+    return [
+        hashlib.sha256(images.peek(row)).hexdigest() if sha256 is None else sha256
+        for row, sha256 in enumerate(known)
+    ]

@@ -1,13 +1,11 @@
 """The losses of a run, one JSON object a line."""
 
-import errno
 import json
 import os
 from pathlib import Path
 from typing import Any
 
-from gadc.errors import RunError
-from gadc.storage import write_text
+from gadc.storage import write_error, write_text
 
 LOSSES_NAME = "losses.jsonl"
 
@@ -29,7 +27,7 @@ class Journal:
         """Add a record, safe from a power cut.
 
         Raises:
-            RunError: The disk is full or refuses.
+            RunError: `disk_full` or `write_failed`.
         """
         try:
             with self._path.open("a", encoding="utf-8") as file:
@@ -37,10 +35,7 @@ class Journal:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            code = "disk_full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "write_failed"
-            raise RunError(
-                code, f"could not write {self._path}: {error}; run the same command again"
-            ) from error
+            raise write_error(self._path, error) from error
 
 
 def read_losses(path: Path) -> list[dict[str, Any]]:

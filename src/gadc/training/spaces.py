@@ -136,7 +136,8 @@ def _load_vae(name: str) -> tuple[Any, str]:
         reason = str(error).strip().split("\n", 1)[0]
         raise InputError(
             "unreadable_vae",
-            f"VAE {name} can't be loaded: {reason} Give a hub id or a folder with config.json and "
+            f"VAE {name} can't be loaded: {reason} Give a hub id, which needs the network "
+            "once, or a folder with config.json and "
             "diffusion_pytorch_model.safetensors; pickled weights are not read",
         ) from error
     if report["missing_keys"] or report["mismatched_keys"]:
