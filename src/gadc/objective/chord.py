@@ -19,7 +19,7 @@ from gadc.objective.newton_stack import scale_rows
 from gadc.objective.threads import Threads
 
 # Candidates in a block of about this many costs.
-CPU_BLOCK_ENTRIES = 524288
+CPU_BLOCK_ENTRIES = 1 << 20
 GPU_BLOCK_ENTRIES = 1 << 26
 # Steps before what is left is solved exactly: what then remains is the guides' error.
 MAX_STEPS = 2

@@ -51,6 +51,7 @@ def descend(
     *,
     touched: Iterable[int] | None = None,
     max_swaps: int | None = None,
+    breadth: int = 1,
 ) -> Descended:
     """Improve `indices` by exchanges that look good.
 
@@ -61,6 +62,7 @@ def descend(
         touched: Images, chosen or not, near which the subset has changed since the last descent;
             only places near them are looked at. Default: all places.
         max_swaps: Stop after this many exchanges; default: never.
+        breadth: So many times as many images as usual may replace one.
 
     Source: the queue of touched places is the don't-look bits of Bentley 1992, "Fast algorithms
     for geometric traveling salesman problems".
@@ -71,15 +73,19 @@ def descend(
     free = [place for place, index in enumerate(chosen) if index not in set(candidates.keep)]
     near = free if touched is None else _places_near(objective, chosen, touched)
     queue = deque(place for place in near if place in set(free))
-    welcome = _most_welcome(objective, chosen, candidates) if queue else np.empty(0, np.int64)
+    welcome = np.empty(0, np.int64)
+    if queue:
+        welcome = _most_welcome(objective, chosen, candidates, breadth * N_WELCOME)
     least_gain = LEAST_GAIN * objective.scale
     while queue and (max_swaps is None or counts.n_swaps < max_swaps):
         places = [queue.popleft() for _ in range(min(PLACES_TOGETHER, len(queue)))]
         allowed = candidates.allowed(chosen)
         pools = []
         for place in places:
-            nearest = np.intersect1d(objective.nearest(chosen[place], N_NEAREST), allowed)
-            successors = objective.likely_successors(chosen, place, nearest, N_LIKELY)
+            nearest = objective.nearest(chosen[place], breadth * N_NEAREST)
+            successors = objective.likely_successors(
+                chosen, place, np.intersect1d(nearest, allowed), breadth * N_LIKELY
+            )
             pools.append(np.union1d(successors, np.intersect1d(welcome, allowed)))
         found = objective.likely_exchanges(chosen, places, pools, below=value - least_gain)
         for addition in found:
@@ -101,12 +107,12 @@ def descend(
     return Descended(chosen, value, counts)
 
 
-def _most_welcome(objective: Objective, chosen: list[int], candidates: Candidates) -> np.ndarray:
-    """Return the images whose addition to the whole set would lower the objective most."""
+def _most_welcome(
+    objective: Objective, chosen: list[int], candidates: Candidates, n: int
+) -> np.ndarray:
+    """Return about the `n` images whose addition to the whole set would lower the objective most."""
     pool = candidates.allowed(chosen)
-    if len(pool) <= N_WELCOME:
-        return pool
-    return objective.promising(chosen, pool, N_WELCOME)
+    return pool if len(pool) <= n else objective.promising(chosen, pool, n)
 
 
 def _places_near(objective: Objective, chosen: list[int], images: Iterable[int]) -> list[int]:

@@ -22,6 +22,8 @@ DEFAULT_PATIENCE = 4
 # Of larger subsets only the better start is descended from: the other one's way down is long, and
 # both ends are about as good.
 MOST_FOR_TWO_STARTS = 32
+# Of the descent before the proof.
+LAST_BREADTH = 2
 # Of the greedy start; the others are chosen by estimates, since exchanges follow.
 N_EXACT = 2
 
@@ -147,6 +149,10 @@ def _search(
             patience=patience,
             generator=generator(seed, "kick"),
         )
+        # Kicks look near themselves alone, and an exchange that is left for the proof to find costs
+        # the proof another round.
+        last = descend(objective, descended.indices, candidates, breadth=LAST_BREADTH)
+        descended = replace(last, counts=descended.counts.plus(last.counts))
     if not proof:
         found = Exchanged(descended.indices, descended.value, False, descended.counts)
         return _result(objective, found, candidates, best_start, start_values)
