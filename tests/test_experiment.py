@@ -1,5 +1,6 @@
 import dataclasses
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import yaml
 from PIL import Image
 
 from gadc.demo import digits
-from gadc.errors import InputError
+from gadc.errors import InputError, RunError
 from gadc.experiment.cells import Cell
 from gadc.experiment.children import run_cells
 from gadc.experiment.classifier import (
@@ -327,6 +328,13 @@ def test_error_in_a_process_names_the_cell(tmp_path: Path) -> None:
     assert caught.value.code == "subset_missing"
 
 
+def test_bug_in_a_process_is_told_from_a_killed_one(tmp_path: Path) -> None:
+    cell = a_cell(tmp_path, data=None)
+    with pytest.raises(RunError, match="gadc, seed 0: AttributeError") as caught:
+        run_cells([cell], lambda _cell: None, n_workers=1)
+    assert caught.value.code == "task_failed"
+
+
 # The whole
 
 
@@ -404,6 +412,32 @@ def test_corrupt_numbers_are_computed_again(
     again = run_experiment(load_protocol(written(tmp_path, toy(pictures))), out, device="cpu")
     assert again["counts"]["run"] == 1
     assert again["table"] == result["table"]
+
+
+def test_damaged_stages_are_done_again(
+    finished: tuple[Path, dict[str, Any]], pictures: Path, tmp_path: Path
+) -> None:
+    out, result = tmp_path / "out", finished[1]
+    shutil.copytree(finished[0], out)
+    for path in out.glob("scores/*/cell.json"):
+        path.unlink()
+    gone, cut, *_ = (
+        sorted((folder / "images").iterdir())[3] for folder in (out / "samples").iterdir()
+    )
+    gone.unlink()
+    cut.write_bytes(cut.read_bytes()[:60])
+    for name in ("judge/*/classifier.safetensors", "subsets/*/subset.parquet"):
+        damaged = next(out.glob(name))
+        content = bytearray(damaged.read_bytes())
+        content[-9] ^= 0xFF
+        damaged.write_bytes(content)
+    given = written(tmp_path, toy(pictures))
+    assert run_experiment(load_protocol(given), out, device="cpu")["table"] == result["table"]
+    for folder in (out / "samples").iterdir():  # each seen only in the sheet of the finished run
+        (folder / "samples.json").write_text("{")
+    with pytest.raises(RunError, match="run the same command again") as caught:
+        run_experiment(load_protocol(given), out, device="cpu")
+    assert caught.value.code == "corrupt"
 
 
 def test_all_methods_are_trained_with_their_conditions(pictures: Path, tmp_path: Path) -> None:
