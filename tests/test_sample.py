@@ -12,7 +12,7 @@ from PIL import Image
 
 from cli_runner import Gadc, snapshot
 from cli_runner import gadc_fixture as gadc_fixture
-from gadc.errors import InputError
+from gadc.errors import InputError, RunError
 from gadc.sampling.config import SAMPLERS, SampleConfig
 from gadc.sampling.generate import sample
 from gadc.sampling.guidance import Guidance, guided
@@ -289,6 +289,13 @@ def test_what_can_not_be_sampled_is_an_error(changes: dict[str, Any]) -> None:
     with pytest.raises(InputError) as caught:
         sampling(**changes)
     assert caught.value.code == "bad_config"
+
+
+def test_images_that_are_no_numbers_are_an_error(runs: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(RunError) as caught:
+        sample(runs["flow"], sampling(cfg_scale=1e300), tmp_path)
+    assert caught.value.code == "samples_not_finite"
+    assert not any((tmp_path / "images").iterdir())
 
 
 def test_missing_run_or_checkpoint_is_an_error(runs: dict[str, Path], tmp_path: Path) -> None:

@@ -351,6 +351,20 @@ def test_seed_may_be_any_that_torch_takes(tmp_path: Path, seed: int) -> None:
     assert caught.value.code == "bad_config"
 
 
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"batch_size": 10**20}, "batch_size=1000"),
+        ({"steps": 10**9}, "steps=1000000000"),  # a checkpoint's name has nine digits
+        ({"ema_decays": (0.9, float("nan"))}, "ema_decays=nan"),
+    ],
+)
+def test_numbers_beyond_their_bounds_are_named(changes: dict[str, Any], named: str) -> None:
+    with pytest.raises(InputError, match=named) as caught:
+        tiny_config(**changes)
+    assert caught.value.code == "bad_config"
+
+
 @pytest.mark.parametrize("name", ["mps", "meta", "xpu", "cpux"])
 def test_devices_that_nothing_is_computed_on_are_refused(name: str) -> None:
     with pytest.raises(InputError) as caught:

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import socket
@@ -174,9 +175,12 @@ def exclusive(folder: Path, *, wait_seconds: float = 0.0) -> Iterator[None]:
         wait_seconds: How long to wait for another writer; 0 fails at once, negative waits for ever.
 
     Raises:
+        InputError: `bad_argument`: `wait_seconds` is no number.
         RunError: `locked`: another process holds it; the message names it. `disk_full` or
             `write_failed`: the folder takes no lock.
     """
+    if math.isnan(wait_seconds):
+        raise InputError("bad_argument", "wait_seconds=nan must be a number; below 0 is for ever")
     owner_path = folder / OWNER_NAME
     lock = FileLock(folder / LOCK_NAME)
     try:

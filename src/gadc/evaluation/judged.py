@@ -22,6 +22,7 @@ from gadc.images.arrays import (
 from gadc.images.index import open_index
 from gadc.images.source import ImageIndex
 from gadc.storage import digest, file_sha256
+from gadc.subset import SUBSET_NAME
 
 FEATURE_SUFFIXES = frozenset([".safetensors", ".npy"])
 SAMPLES_RECORD = "samples.json"
@@ -82,6 +83,12 @@ def open_judged(path: Path, name: str) -> Judged:
     if not path.exists():
         raise InputError("missing_source", f"there is no {path}; check the path")
     if path.is_dir():
+        if (path / SUBSET_NAME).is_file():
+            raise InputError(
+                "bad_reference",
+                f"{path} holds a selection, whose images lie elsewhere; name them, or export them "
+                "with `gadc export --as imagefolder`",
+            )
         if (path / SUMMARY_NAME).is_file() or shard_paths(path):
             return Judged(name, path, features=load_features(path), folder=path)
         samples = path / SAMPLES_FOLDER
@@ -138,6 +145,10 @@ def _statistics(
     path: Path, arrays: dict[str, StoredArray], mean: str, covariance: str
 ) -> FeatureStatistics:
     def numbers(name: str) -> NDArray[np.float64]:
+        if arrays[name].dtype.kind not in "fiu":
+            raise InputError(
+                "not_numbers", f"{name} of {path} must be real numbers, not {arrays[name].dtype}"
+            )
         return np.asarray(read_array(path, arrays[name]), dtype=np.float64)
 
     centre, spread = numbers(mean), numbers(covariance)
