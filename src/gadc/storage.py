@@ -101,6 +101,13 @@ def write_error(path: Path, error: OSError) -> RunError:
     return RunError("write_failed", f"could not write {path}: {error}")
 
 
+def refused_by_system(error: OSError) -> RunError:
+    """Return what to say of a file or folder that could not be read, made or removed."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return write_error(Path(error.filename), error)
+    return RunError("system_error", f"{error.filename}: {error.strerror}; repair or remove it")
+
+
 def _temporary_name(name: str) -> str:
     """Return a name of this process's for `name`, with as much of it as file systems allow."""
     start = os.fsencode(f"{TEMPORARY_PREFIX}{os.getpid()}-{name}")[:LONGEST_NAME_BYTES]

@@ -168,6 +168,10 @@ def _explained(error: Exception) -> GadcError:
         or "DefaultCPUAllocator" in str(error)
     ):
         return RunError("out_of_memory", f"not enough memory: {error}; ask for less at a time")
+    if isinstance(error, OSError) and error.filename is not None:
+        from gadc.storage import refused_by_system
+
+        return refused_by_system(error)
     return GadcError(
         "unexpected",
         f"unexpected {type(error).__name__}: {error}; this is a bug of gadc's: run "

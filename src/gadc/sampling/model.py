@@ -66,7 +66,8 @@ class SamplingModel:
         decays = record.config.ema_decays
         if ema is None:
             ema = decays[0] if decays else 0.0
-        step, weights = load_weights(run, prefix_of(ema) if ema else MODEL_PREFIX)
+        prefix = prefix_of(ema) if ema else MODEL_PREFIX
+        step, weights = load_weights(run, record.config.identity, prefix)
         texts = RunTexts.load(run) if record.shape.n_text_tokens else None
         space = open_space(record.config, device)
         if space.fingerprint != record.space:

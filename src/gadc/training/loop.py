@@ -15,7 +15,12 @@ import torch
 from gadc.errors import InputError, RunError
 from gadc.runtime import ProgressStyle, progress
 from gadc.storage import exclusive, prepare_output
-from gadc.training.checkpoint import checkpoint_path, load_latest, save_checkpoint
+from gadc.training.checkpoint import (
+    IDENTITY_KEY,
+    checkpoint_path,
+    load_latest,
+    save_checkpoint,
+)
 from gadc.training.conditions import Conditions
 from gadc.training.config import TrainConfig
 from gadc.training.engine import Engine
@@ -141,7 +146,7 @@ def _train(
     engine = Engine(accelerator, config, record.shape, inputs, labels, conditions)
     start = 0
     with accelerator.main_process_first():
-        found = load_latest(out, set_aside=is_main)
+        found = load_latest(out, config.identity, set_aside=is_main)
     if found is not None:
         engine.restore(found)
         start = found.step
@@ -306,7 +311,7 @@ class _Loop:
         if not self._engine.is_finite():
             raise self._not_finite(done, "a weight became no number")
         if self._is_main:
-            metadata = {"identity": self._config.identity, **self._engine.metadata()}
+            metadata = {IDENTITY_KEY: self._config.identity, **self._engine.metadata()}
             save_checkpoint(self._out, done, self._engine.tensors(), metadata)
         self._saved = done
         self._accelerator.wait_for_everyone()
