@@ -230,11 +230,6 @@ def test_what_is_no_set_of_images_is_an_error(folders, tmp_path):
     with pytest.raises(InputError) as raised:
         open_judged(moments, "real")
     assert raised.value.code == "not_numbers"
-    (tmp_path / "selected").mkdir()
-    (tmp_path / "selected" / "subset.parquet").touch()
-    with pytest.raises(InputError) as raised:
-        open_judged(tmp_path / "selected", "real")
-    assert raised.value.code == "bad_reference"
 
 
 def test_one_image_is_an_error(folders, tmp_path):
@@ -511,6 +506,8 @@ def test_command_names_the_option_in_its_errors(gadc, folders, tmp_path):
     assert "--size-px 12" in failed.stderr
     missing = gadc("evaluate", generated, "--reference", tmp_path / "nothing")
     assert missing.error_code == "missing_source"
+    selection = gadc("evaluate", generated, "--reference", tmp_path / "subset.parquet")
+    assert selection.error_code == "bad_reference"
     unused = gadc("evaluate", generated, "--reference", large, "--source", large)
     assert unused.error_code == "option_unused"
 

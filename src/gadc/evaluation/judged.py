@@ -22,7 +22,6 @@ from gadc.images.arrays import (
 from gadc.images.index import open_index
 from gadc.images.source import ImageIndex
 from gadc.storage import digest, file_sha256
-from gadc.subset import SUBSET_NAME
 
 FEATURE_SUFFIXES = frozenset([".safetensors", ".npy"])
 SAMPLES_RECORD = "samples.json"
@@ -83,12 +82,6 @@ def open_judged(path: Path, name: str) -> Judged:
     if not path.exists():
         raise InputError("missing_source", f"there is no {path}; check the path")
     if path.is_dir():
-        if (path / SUBSET_NAME).is_file():
-            raise InputError(
-                "bad_reference",
-                f"{path} holds a selection, whose images lie elsewhere; name them, or export them "
-                "with `gadc export --as imagefolder`",
-            )
         if (path / SUMMARY_NAME).is_file() or shard_paths(path):
             return Judged(name, path, features=load_features(path), folder=path)
         samples = path / SAMPLES_FOLDER
