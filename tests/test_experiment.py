@@ -14,6 +14,8 @@ import torch
 import yaml
 from PIL import Image
 
+from cli_runner import Gadc
+from cli_runner import gadc_fixture as gadc_fixture
 from gadc.demo import digits
 from gadc.errors import InputError, RunError
 from gadc.experiment.cells import Cell
@@ -159,6 +161,8 @@ def test_protocol_that_contradicts_itself_is_refused(
         "[1, 2]",
         "name: [",
         "1: 2",
+        "[" * 5000,
+        "seeds: [" + "9" * 5000 + "]",
     ],
 )
 def test_yaml_beyond_plain_options_is_refused(text: str, tmp_path: Path) -> None:
@@ -167,6 +171,12 @@ def test_yaml_beyond_plain_options_is_refused(text: str, tmp_path: Path) -> None
     with pytest.raises(InputError) as caught:
         load_protocol(str(path))
     assert caught.value.code == "bad_protocol"
+
+
+def test_command_names_the_keys_of_a_protocol(gadc: Gadc, tmp_path: Path) -> None:
+    done = gadc("experiment", written(tmp_path, {"name": "toy"}), "--out", tmp_path / "out")
+    assert (done.code, done.error_code) == (2, "bad_protocol")
+    assert "; per_class is missing" in done.stderr
 
 
 def test_protocol_of_another_size_or_place_is_refused(tmp_path: Path) -> None:

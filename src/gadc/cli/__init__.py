@@ -39,6 +39,8 @@ EXIT_TERMINATED = 143
 UsageError = typer.BadParameter.__mro__[1]
 """Click's, wherever this version of typer has it from."""
 
+NAMES_OF_FILES = {"bad_protocol"}
+"""Codes of errors whose names are keys in a file, though options are called alike."""
 NOT_OPTIONS = {"context", "data", "subset", "samples", "run", "runs", "protocol"}
 """Parameters of commands that are not given by a name of their own."""
 
@@ -155,7 +157,9 @@ def main() -> NoReturn:
 
 def _fail(error: GadcError, *, as_json: bool) -> NoReturn:
     _show_traceback_if_asked()
-    emit_error(_in_options(error.message), error.code, as_json=as_json)
+    is_of_file = error.code in NAMES_OF_FILES
+    message = error.message if is_of_file else _in_options(error.message)
+    emit_error(message, error.code, as_json=as_json)
     sys.exit(error.exit_code)
 
 

@@ -168,7 +168,7 @@ class Protocol(_Part):
         judge: What judges.
     """
 
-    name: str = Field(pattern=r"[a-z0-9][a-z0-9-]*")
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
     about: str = ""
     data: DataPart
     methods: list[str] = Field(min_length=1)
@@ -248,7 +248,7 @@ def load_protocol(given: str) -> Protocol:
     text = _read(given)
     try:
         content = yaml.load(text, Loader=_PlainLoader)  # noqa: S506 - a SafeLoader
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a number, or depth, too large
         reason = " ".join(str(error).split())
         raise InputError("bad_protocol", f"{given} is not YAML: {reason}") from error
     if not isinstance(content, dict):
