@@ -342,6 +342,19 @@ def test_preview_does_not_change_the_training(tmp_path: Path) -> None:
     assert (tmp_path / "with" / "previews" / "step-000000003.png").is_file()
 
 
+def test_preview_is_not_lost_by_a_run_that_is_killed_as_it_draws(tmp_path: Path) -> None:
+    images = tiny_images(tmp_path / "images")
+    config = tiny_config(steps=2, checkpoint_every=2, preview_every=2)
+
+    def killed(*_arguments: object) -> None:
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        train(images, config, tmp_path / "run", preview=killed, device="cpu")
+    train(images, config, tmp_path / "run", preview=GridWriter(), device="cpu")
+    assert (tmp_path / "run" / "previews" / "step-000000002.png").is_file()
+
+
 def test_grid_puts_images_in_rows() -> None:
     images = np.arange(3, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
     sheet = grid(images, n_columns=2)

@@ -102,10 +102,11 @@ def write_error(path: Path, error: OSError) -> RunError:
 
 
 def refused_by_system(error: OSError) -> RunError:
-    """Return what to say of a file or folder that could not be read, made or removed."""
+    """Return what to say of a file, folder or stream that could not be read, made or removed."""
+    name = "what is printed" if error.filename is None else error.filename
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return write_error(Path(error.filename), error)
-    return RunError("system_error", f"{error.filename}: {error.strerror}; repair or remove it")
+        return write_error(Path(name), error)
+    return RunError("system_error", f"{name}: {error.strerror}; repair or remove it")
 
 
 def _temporary_name(name: str) -> str:

@@ -1,6 +1,7 @@
 """The `gadc` command, a file per command; heavy libraries load only where they are needed."""
 
 import contextlib
+import errno
 import inspect
 import logging
 import re
@@ -172,7 +173,7 @@ def _explained(error: Exception) -> GadcError:
         or "DefaultCPUAllocator" in str(error)
     ):
         return RunError("out_of_memory", f"not enough memory: {error}; ask for less at a time")
-    if isinstance(error, OSError) and error.filename is not None:
+    if isinstance(error, OSError) and (error.filename is not None or error.errno == errno.ENOSPC):
         from gadc.storage import refused_by_system
 
         return refused_by_system(error)
