@@ -188,6 +188,24 @@ def test_protocol_of_another_size_or_place_is_refused(tmp_path: Path) -> None:
         assert caught.value.code == code
 
 
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"sample": {"sampler": "ddpm"}}, "unknown_sampler"),
+        ({"train": {"space": "pixel", "vae": None, "resolution_px": 30}}, "patch_grid"),
+        ({"train": {"space": "pixel", "vae": None, "drop_probability": 0.0}}, "guidance_range"),
+        ({"seeds": [0, 10**30]}, "bad_config"),
+        ({"lengths": [{"steps": 10**12}]}, "bad_protocol"),
+    ],
+)
+def test_what_would_fail_after_hours_is_refused_at_once(
+    changes: dict[str, Any], code: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError) as caught:
+        load_protocol(written(tmp_path, toy(tmp_path, **changes)))
+    assert caught.value.code == code
+
+
 def test_unknown_method_and_model_are_refused(tmp_path: Path) -> None:
     for changes, code in (
         ({"methods": ["random", "gadk"]}, "unknown_method"),

@@ -168,7 +168,7 @@ def _cells(
             subset_key=keys[unit],
             conditions=conditions[unit].path if unit in conditions else None,
             conditions_key=conditions[unit].key if unit in conditions else None,
-            train=train.model_copy(update={"steps": steps}),
+            train=protocol.train_config(model, steps=steps, seed=seed),
             sample=protocol.sample_config(seed=seed),
             judge=judge,
             device=device,
