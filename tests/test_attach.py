@@ -347,6 +347,8 @@ def test_research_files_with_code_are_refused_and_not_run(tmp_path, selected):
         {"gt_zs": torch.ones(4)},
         {"gt_zs": torch.ones(4, 3).long()},
         {"gt_zs": torch.full((4, 3), torch.nan)},
+        {"gt_zs": torch.ones(4, 3).to_sparse()},
+        {"gt_zs": torch.ones(4, 3, device="meta")},
         {"other": torch.ones(4, 3)},
     ],
 )

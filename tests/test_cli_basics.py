@@ -1,7 +1,9 @@
 """What all commands share: fast start, help, one line per error, exit status, no tracebacks."""
 
+import errno
 import inspect
 import json
+import os
 import subprocess
 import sys
 import typing
@@ -164,6 +166,26 @@ def test_a_bug_exits_1_and_shows_its_place_only_on_request(
     assert done.code == 1
     assert done.error_code == "unexpected"
     assert ("Traceback" in done.stderr) == shows
+
+
+@pytest.mark.parametrize(
+    ("number", "name", "code"),
+    [
+        (errno.EACCES, "some/folder", "system_error"),
+        (errno.ENOSPC, "some/folder", "disk_full"),
+        (errno.ENOSPC, None, "disk_full"),  # of `> FILE`
+    ],
+)
+def test_refusal_of_the_system_names_the_file(
+    gadc: Gadc, monkeypatch: pytest.MonkeyPatch, number: int, name: str | None, code: str
+) -> None:
+    def refused() -> None:
+        raise OSError(number, os.strerror(number), name)
+
+    monkeypatch.setattr("gadc.cli.doctor._machine", refused)
+    done = gadc("doctor")
+    assert (done.code, done.error_code) == (1, code)
+    assert (name or "what is printed") in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -220,6 +220,18 @@ def test_enough_images_have_no_mark(folders, tmp_path):
     assert scores["frechet"]["biased"] is False
 
 
+def test_what_is_no_set_of_images_is_an_error(folders, tmp_path):
+    moments = tmp_path / "moments.npz"
+    np.savez(moments, mu=np.zeros(2048), sigma=np.eye(2048))
+    with pytest.raises(InputError) as raised:
+        run(moments, folders[1], tmp_path / "out")
+    assert raised.value.code == "too_few_rows"
+    np.savez(moments, mu=np.array(["a"]), sigma=np.eye(1))
+    with pytest.raises(InputError) as raised:
+        open_judged(moments, "real")
+    assert raised.value.code == "not_numbers"
+
+
 def test_one_image_is_an_error(folders, tmp_path):
     _, real = folders
     single = write_pngs(tmp_path / "single", noise_images(1))
@@ -494,8 +506,17 @@ def test_command_names_the_option_in_its_errors(gadc, folders, tmp_path):
     assert "--size-px 12" in failed.stderr
     missing = gadc("evaluate", generated, "--reference", tmp_path / "nothing")
     assert missing.error_code == "missing_source"
+    selection = gadc("evaluate", generated, "--reference", tmp_path / "subset.parquet")
+    assert selection.error_code == "bad_reference"
     unused = gadc("evaluate", generated, "--reference", large, "--source", large)
     assert unused.error_code == "option_unused"
+
+
+@pytest.mark.parametrize("size_px", ["0", "100000"])
+def test_size_that_no_image_can_be_scaled_to_is_an_error(gadc, folders, size_px):
+    failed = gadc("evaluate", folders[0], "--reference", folders[1], "--size-px", size_px)
+    assert (failed.code, failed.error_code) == (2, "bad_argument")
+    assert f"--size-px {size_px} must lie between 1 and" in failed.stderr
 
 
 def test_command_with_the_stand_in_network(gadc, folders, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 import dataclasses
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,8 +14,10 @@ import torch
 import yaml
 from PIL import Image
 
+from cli_runner import Gadc
+from cli_runner import gadc_fixture as gadc_fixture
 from gadc.demo import digits
-from gadc.errors import InputError
+from gadc.errors import InputError, RunError
 from gadc.experiment.cells import Cell
 from gadc.experiment.children import run_cells
 from gadc.experiment.classifier import (
@@ -158,6 +161,8 @@ def test_protocol_that_contradicts_itself_is_refused(
         "[1, 2]",
         "name: [",
         "1: 2",
+        "[" * 5000,
+        "seeds: [" + "9" * 5000 + "]",
     ],
 )
 def test_yaml_beyond_plain_options_is_refused(text: str, tmp_path: Path) -> None:
@@ -168,6 +173,12 @@ def test_yaml_beyond_plain_options_is_refused(text: str, tmp_path: Path) -> None
     assert caught.value.code == "bad_protocol"
 
 
+def test_command_names_the_keys_of_a_protocol(gadc: Gadc, tmp_path: Path) -> None:
+    done = gadc("experiment", written(tmp_path, {"name": "toy"}), "--out", tmp_path / "out")
+    assert (done.code, done.error_code) == (2, "bad_protocol")
+    assert "; per_class is missing" in done.stderr
+
+
 def test_protocol_of_another_size_or_place_is_refused(tmp_path: Path) -> None:
     large = tmp_path / "large.yaml"
     large.write_text("#" * (MAX_BYTES + 1))
@@ -175,6 +186,24 @@ def test_protocol_of_another_size_or_place_is_refused(tmp_path: Path) -> None:
         with pytest.raises(InputError) as caught:
             load_protocol(str(given))
         assert caught.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"sample": {"sampler": "ddpm"}}, "unknown_sampler"),
+        ({"train": {"space": "pixel", "vae": None, "resolution_px": 30}}, "patch_grid"),
+        ({"train": {"space": "pixel", "vae": None, "drop_probability": 0.0}}, "guidance_range"),
+        ({"seeds": [0, 10**30]}, "bad_config"),
+        ({"lengths": [{"steps": 10**12}]}, "bad_protocol"),
+    ],
+)
+def test_what_would_fail_after_hours_is_refused_at_once(
+    changes: dict[str, Any], code: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError) as caught:
+        load_protocol(written(tmp_path, toy(tmp_path, **changes)))
+    assert caught.value.code == code
 
 
 def test_unknown_method_and_model_are_refused(tmp_path: Path) -> None:
@@ -327,6 +356,13 @@ def test_error_in_a_process_names_the_cell(tmp_path: Path) -> None:
     assert caught.value.code == "subset_missing"
 
 
+def test_bug_in_a_process_is_told_from_a_killed_one(tmp_path: Path) -> None:
+    cell = a_cell(tmp_path, data=None)
+    with pytest.raises(RunError, match="gadc, seed 0: AttributeError") as caught:
+        run_cells([cell], lambda _cell: None, n_workers=1)
+    assert caught.value.code == "task_failed"
+
+
 # The whole
 
 
@@ -404,6 +440,32 @@ def test_corrupt_numbers_are_computed_again(
     again = run_experiment(load_protocol(written(tmp_path, toy(pictures))), out, device="cpu")
     assert again["counts"]["run"] == 1
     assert again["table"] == result["table"]
+
+
+def test_damaged_stages_are_done_again(
+    finished: tuple[Path, dict[str, Any]], pictures: Path, tmp_path: Path
+) -> None:
+    out, result = tmp_path / "out", finished[1]
+    shutil.copytree(finished[0], out)
+    for path in out.glob("scores/*/cell.json"):
+        path.unlink()
+    gone, cut, *_ = (
+        sorted((folder / "images").iterdir())[3] for folder in (out / "samples").iterdir()
+    )
+    gone.unlink()
+    cut.write_bytes(cut.read_bytes()[:60])
+    for name in ("judge/*/classifier.safetensors", "subsets/*/subset.parquet"):
+        damaged = next(out.glob(name))
+        content = bytearray(damaged.read_bytes())
+        content[-9] ^= 0xFF
+        damaged.write_bytes(content)
+    given = written(tmp_path, toy(pictures))
+    assert run_experiment(load_protocol(given), out, device="cpu")["table"] == result["table"]
+    for folder in (out / "samples").iterdir():  # each seen only in the sheet of the finished run
+        (folder / "samples.json").write_text("{")
+    with pytest.raises(RunError, match="run the same command again") as caught:
+        run_experiment(load_protocol(given), out, device="cpu")
+    assert caught.value.code == "corrupt"
 
 
 def test_all_methods_are_trained_with_their_conditions(pictures: Path, tmp_path: Path) -> None:

@@ -119,6 +119,7 @@ def test_a_file_that_says_something_else_is_refused(
     ("name", "content"),
     [
         ("c.jsonl", b"{"),
+        ("c.jsonl", b"[" * 100_000),
         ("c.parquet", b"PAR1 no parquet"),
         ("c.txt", b"cat"),
         ("c.csv", b'a,b\n"'),

@@ -12,7 +12,7 @@ from PIL import Image
 
 from cli_runner import Gadc, snapshot
 from cli_runner import gadc_fixture as gadc_fixture
-from gadc.errors import InputError
+from gadc.errors import InputError, RunError
 from gadc.sampling.config import SAMPLERS, SampleConfig
 from gadc.sampling.generate import sample
 from gadc.sampling.guidance import Guidance, guided
@@ -291,6 +291,13 @@ def test_what_can_not_be_sampled_is_an_error(changes: dict[str, Any]) -> None:
     assert caught.value.code == "bad_config"
 
 
+def test_images_that_are_no_numbers_are_an_error(runs: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(RunError) as caught:
+        sample(runs["flow"], sampling(cfg_scale=1e300), tmp_path)
+    assert caught.value.code == "samples_not_finite"
+    assert not any((tmp_path / "images").iterdir())
+
+
 def test_missing_run_or_checkpoint_is_an_error(runs: dict[str, Path], tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError) as caught:
@@ -333,6 +340,19 @@ def test_preview_does_not_change_the_training(tmp_path: Path) -> None:
     first, second = (load_tensors(path)[0] for path in paths)
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert (tmp_path / "with" / "previews" / "step-000000003.png").is_file()
+
+
+def test_preview_is_not_lost_by_a_run_that_is_killed_as_it_draws(tmp_path: Path) -> None:
+    images = tiny_images(tmp_path / "images")
+    config = tiny_config(steps=2, checkpoint_every=2, preview_every=2)
+
+    def killed(*_arguments: object) -> None:
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        train(images, config, tmp_path / "run", preview=killed, device="cpu")
+    train(images, config, tmp_path / "run", preview=GridWriter(), device="cpu")
+    assert (tmp_path / "run" / "previews" / "step-000000002.png").is_file()
 
 
 def test_grid_puts_images_in_rows() -> None:

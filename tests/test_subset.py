@@ -1,5 +1,6 @@
 import dataclasses
 import errno
+import math
 import os
 import random
 from pathlib import Path
@@ -192,6 +193,12 @@ def test_full_disk_leaves_the_old_file(saved: Path, monkeypatch: pytest.MonkeyPa
     assert raised.value.code == "disk_full"
     assert [path.name for path in saved.parent.iterdir()] == [SUBSET_NAME]
     assert saved.read_bytes() == before
+
+
+def test_wait_that_is_no_number_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as raised, storage.exclusive(tmp_path, wait_seconds=math.nan):
+        pass
+    assert raised.value.code == "bad_argument"
 
 
 def test_full_disk_at_the_lock_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

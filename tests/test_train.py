@@ -1,6 +1,7 @@
 """The training loop: what it trains on, and that nothing is lost."""
 
 import logging
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from gadc.training.journal import LOSSES_NAME, read_losses
 from gadc.training.latents import training_inputs
 from gadc.training.loop import train
 from gadc.training.machine import open_accelerator
-from gadc.training.record import RunRecord, describe
+from gadc.training.record import RECORD_NAME, RunRecord, describe
 from gadc.training.spaces import open_space
 from gadc.training.stream import Batch, StreamSettings, batches, draw_batch
 from gadc.training.tensor_files import load_tensors, save_tensors
@@ -286,6 +287,33 @@ def test_damaged_checkpoint_falls_back(
     assert_same(tensors_of(run, 4), expected)
 
 
+def test_checkpoint_of_another_run_is_not_used(tmp_path: Path) -> None:
+    images = tiny_images(tmp_path / "images")
+    for name, seed in (("run", 0), ("other", 1)):
+        train(images, tiny_config(steps=2, seed=seed), tmp_path / name, device="cpu")
+    shutil.copy(checkpoint_path(tmp_path / "other", 2), checkpoint_path(tmp_path / "run", 2))
+    result = train(images, tiny_config(steps=2), tmp_path / "run", device="cpu")
+    assert result.n_steps == 2
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content.replace(b'"class_names": [', b'"class_names": ["another",'),
+        lambda _content: b"[" * 100_000,
+    ],
+)
+def test_damaged_record_of_a_run_is_refused(
+    tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    train(tiny_images(tmp_path / "images"), tiny_config(steps=1), tmp_path / "run", device="cpu")
+    record = tmp_path / "run" / RECORD_NAME
+    record.write_bytes(damage(record.read_bytes()))
+    with pytest.raises(InputError) as caught:
+        RunRecord.load(tmp_path / "run")
+    assert caught.value.code == "bad_run"
+
+
 def test_nan_loss_stops_and_keeps_the_last_good_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -351,6 +379,20 @@ def test_seed_may_be_any_that_torch_takes(tmp_path: Path, seed: int) -> None:
     assert caught.value.code == "bad_config"
 
 
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"batch_size": 10**20}, "batch_size=1000"),
+        ({"steps": 10**9}, "steps=1000000000"),  # a checkpoint's name has nine digits
+        ({"ema_decays": (0.9, float("nan"))}, "ema_decays=nan"),
+    ],
+)
+def test_numbers_beyond_their_bounds_are_named(changes: dict[str, Any], named: str) -> None:
+    with pytest.raises(InputError, match=named) as caught:
+        tiny_config(**changes)
+    assert caught.value.code == "bad_config"
+
+
 @pytest.mark.parametrize("name", ["mps", "meta", "xpu", "cpux"])
 def test_devices_that_nothing_is_computed_on_are_refused(name: str) -> None:
     with pytest.raises(InputError) as caught:
@@ -386,4 +428,4 @@ def test_tensor_file_refuses_every_flipped_byte(tmp_path: Path) -> None:
 
 
 def test_latest_of_no_checkpoint_is_none(tmp_path: Path) -> None:
-    assert load_latest(tmp_path) is None
+    assert load_latest(tmp_path, "any") is None

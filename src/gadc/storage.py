@@ -4,6 +4,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import socket
@@ -100,6 +101,14 @@ def write_error(path: Path, error: OSError) -> RunError:
     return RunError("write_failed", f"could not write {path}: {error}")
 
 
+def refused_by_system(error: OSError) -> RunError:
+    """Return what to say of a file, folder or stream that could not be read, made or removed."""
+    name = "what is printed" if error.filename is None else error.filename
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return write_error(Path(name), error)
+    return RunError("system_error", f"{name}: {error.strerror}; repair or remove it")
+
+
 def _temporary_name(name: str) -> str:
     """Return a name of this process's for `name`, with as much of it as file systems allow."""
     start = os.fsencode(f"{TEMPORARY_PREFIX}{os.getpid()}-{name}")[:LONGEST_NAME_BYTES]
@@ -174,9 +183,12 @@ def exclusive(folder: Path, *, wait_seconds: float = 0.0) -> Iterator[None]:
         wait_seconds: How long to wait for another writer; 0 fails at once, negative waits for ever.
 
     Raises:
+        InputError: `bad_argument`: `wait_seconds` is no number.
         RunError: `locked`: another process holds it; the message names it. `disk_full` or
             `write_failed`: the folder takes no lock.
     """
+    if math.isnan(wait_seconds):
+        raise InputError("bad_argument", "wait_seconds=nan must be a number; below 0 is for ever")
     owner_path = folder / OWNER_NAME
     lock = FileLock(folder / LOCK_NAME)
     try:

@@ -257,7 +257,8 @@ def _mask(path: Path) -> torch.Tensor:
 
 
 def _checked(held: Any, path: Path, what: str, *, n_dimensions: int) -> torch.Tensor:
-    is_right = isinstance(held, torch.Tensor) and held.is_floating_point()
+    is_plain = isinstance(held, torch.Tensor) and held.layout == torch.strided and not held.is_meta
+    is_right = is_plain and held.is_floating_point()
     if not is_right or held.ndim != n_dimensions or 0 in held.shape:
         raise InputError("bad_research_file", f"{path} must hold {what}")
     if not torch.isfinite(held).all():

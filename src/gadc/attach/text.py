@@ -17,6 +17,8 @@ DEFAULT_TEMPLATE = "a photo of a {class_name}"
 """As D2C, appendix C."""
 N_TOKENS = 16
 """As the published work; longer texts are cut, with a warning."""
+MOST_TOKENS = 4096
+"""Attention takes the square of it."""
 TEXTS_AT_A_TIME = 32
 T5_TYPES = frozenset(["t5", "mt5", "umt5"])
 FEWEST_PIECES = 2
@@ -38,8 +40,8 @@ class TextEncoder:
         settings: More for the fingerprint, such as versions.
 
     Raises:
-        InputError: `bad_argument`: fewer than 1 token; `unsupported_encoder`: a tokeniser that
-            can't pad.
+        InputError: `bad_argument`: fewer than 1 token, or more than 4,096;
+            `unsupported_encoder`: a tokeniser that can't pad.
     """
 
     def __init__(
@@ -52,8 +54,10 @@ class TextEncoder:
         n_tokens: int = N_TOKENS,
         settings: dict[str, Any] | None = None,
     ) -> None:
-        if n_tokens < 1:
-            raise InputError("bad_argument", f"n_tokens={n_tokens} must be at least 1")
+        if not 1 <= n_tokens <= MOST_TOKENS:
+            raise InputError(
+                "bad_argument", f"n_tokens={n_tokens} must lie between 1 and {MOST_TOKENS}"
+            )
         if tokeniser.pad_token_id is None:
             raise InputError(
                 "unsupported_encoder", f"text encoder {name}: its tokeniser has no padding token"

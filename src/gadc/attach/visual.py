@@ -20,7 +20,7 @@ from PIL import Image, ImageOps
 from gadc.errors import InputError
 from gadc.features.encoders.base import exact_convolutions
 from gadc.features.encoders.huggingface import PREFIX, HuggingFaceEncoder, load_huggingface
-from gadc.images.decode import RESAMPLING, normalise, to_unit_range
+from gadc.images.decode import MOST_PIXELS_PER_SIDE, RESAMPLING, normalise, to_unit_range
 
 DEFAULT_MODEL = "facebook/dinov2-base"
 TOKEN_PX = 16
@@ -49,11 +49,15 @@ class PatchEncoder:
     def __init__(
         self, encoder: HuggingFaceEncoder, *, image_size_px: int, token_px: int = TOKEN_PX
     ) -> None:
-        if token_px < 1 or image_size_px < token_px or image_size_px % token_px:
+        if (
+            token_px < 1
+            or not token_px <= image_size_px <= MOST_PIXELS_PER_SIDE
+            or image_size_px % token_px
+        ):
             raise InputError(
                 "patch_grid",
                 f"image_size_px={image_size_px} must be a multiple of token_px={token_px}, the "
-                "pixels below one token of the model",
+                f"pixels below one token of the model, and at most {MOST_PIXELS_PER_SIDE}",
             )
         config: Any = encoder.backbone.config
         patch = getattr(config, "patch_size", None)

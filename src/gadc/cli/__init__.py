@@ -1,6 +1,7 @@
 """The `gadc` command, a file per command; heavy libraries load only where they are needed."""
 
 import contextlib
+import errno
 import inspect
 import logging
 import re
@@ -39,6 +40,8 @@ EXIT_TERMINATED = 143
 UsageError = typer.BadParameter.__mro__[1]
 """Click's, wherever this version of typer has it from."""
 
+NAMES_OF_FILES = {"bad_protocol"}
+"""Codes of errors whose names are keys in a file, though options are called alike."""
 NOT_OPTIONS = {"context", "data", "subset", "samples", "run", "runs", "protocol"}
 """Parameters of commands that are not given by a name of their own."""
 
@@ -155,7 +158,9 @@ def main() -> NoReturn:
 
 def _fail(error: GadcError, *, as_json: bool) -> NoReturn:
     _show_traceback_if_asked()
-    emit_error(_in_options(error.message), error.code, as_json=as_json)
+    is_of_file = error.code in NAMES_OF_FILES
+    message = error.message if is_of_file else _in_options(error.message)
+    emit_error(message, error.code, as_json=as_json)
     sys.exit(error.exit_code)
 
 
@@ -168,6 +173,10 @@ def _explained(error: Exception) -> GadcError:
         or "DefaultCPUAllocator" in str(error)
     ):
         return RunError("out_of_memory", f"not enough memory: {error}; ask for less at a time")
+    if isinstance(error, OSError) and (error.filename is not None or error.errno == errno.ENOSPC):
+        from gadc.storage import refused_by_system
+
+        return refused_by_system(error)
     return GadcError(
         "unexpected",
         f"unexpected {type(error).__name__}: {error}; this is a bug of gadc's: run "

@@ -134,17 +134,16 @@ def evaluate(
     """
     from gadc.evaluation.evaluate import EvaluationSettings, load_judge
     from gadc.evaluation.evaluate import evaluate as run
-    from gadc.evaluation.judged import open_judged
 
     if source is not None and training is None:
         raise InputError("option_unused", "--source needs --training")
     found = run(
-        open_judged(samples, "generated"),
-        open_judged(reference, "real"),
+        _images(samples, "generated"),
+        _images(reference, "real"),
         out or _beside(samples),
         load=lambda: load_judge(encoder, weights=weights, device=device),
         training=None if training is None else _training(training, source),
-        held_out=None if held_out is None else open_judged(held_out, "held_out"),
+        held_out=None if held_out is None else _images(held_out, "held_out"),
         settings=EvaluationSettings(
             size_px=size_px,
             pairwise_images=pairwise_images,
@@ -165,6 +164,20 @@ def _beside(samples: Path) -> Path:
     # Absolute: the name of the current folder is not in ".".
     whole = samples.absolute()
     return whole.with_name(f"{whole.name.removesuffix('.npz')}-evaluation")
+
+
+def _images(path: Path, name: str) -> "Judged":
+    """Return what a path holds; a selection is no images."""
+    from gadc.evaluation.judged import open_judged
+    from gadc.subset import SUBSET_NAME
+
+    if path.name == SUBSET_NAME or (path / SUBSET_NAME).is_file():
+        raise InputError(
+            "bad_reference",
+            f"{path} is a selection, whose images lie elsewhere; name them, or write them with "
+            "`gadc export --as imagefolder`",
+        )
+    return open_judged(path, name)
 
 
 def _training(training: Path, source: Path | None) -> "Judged":

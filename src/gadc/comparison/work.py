@@ -198,8 +198,8 @@ def _run(unit: Unit, cases: Cases, sender: Connection) -> None:
             found: Selected | GadcError = run_unit(unit, cases)
     except GadcError as error:
         found = error
-    except MemoryError as error:
-        found = RunError("class_failed", f"{unit.method}: not enough memory: {error}")
+    except Exception as error:  # noqa: BLE001 - of which the parent would know nothing else
+        found = RunError("task_failed", f"{unit.method}: {type(error).__name__}: {error}")
     sender.send(found)
     sender.close()
 

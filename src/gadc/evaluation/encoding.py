@@ -65,8 +65,6 @@ def common_size(generated: Judged, size_px: int | None) -> Size | None:
         InputError: `bad_image`: the first generated image can't be decoded.
     """
     if size_px is not None:
-        if size_px < 1:
-            raise InputError("bad_argument", f"size_px={size_px} must be at least 1")
         return Size(size_px, size_px, is_scaled=True)
     if generated.index is None:
         found = (encoder_of(generated) or {}).get(IMAGES_KEY)

@@ -31,6 +31,7 @@ from gadc.evaluation.sample import Sample
 from gadc.evaluation.scores import Score, Space, scores, space_of
 from gadc.features.encoders import DEFAULT_ENCODER, Encoder, available_encoders, load_encoder
 from gadc.features.rows import FeatureRows
+from gadc.images.decode import MOST_PIXELS_PER_SIDE
 from gadc.images.part import part_of
 from gadc.runtime import ProgressStyle, pick_device
 from gadc.storage import digest, exclusive, prepare_output, write_bytes, write_json
@@ -71,6 +72,11 @@ class EvaluationSettings:
         if self.pairwise_images is not None and self.pairwise_images < 2:
             raise InputError(
                 "bad_argument", f"pairwise_images={self.pairwise_images} must be at least 2"
+            )
+        if self.size_px is not None and not 1 <= self.size_px <= MOST_PIXELS_PER_SIDE:
+            raise InputError(
+                "bad_argument",
+                f"size_px={self.size_px} must lie between 1 and {MOST_PIXELS_PER_SIDE}",
             )
 
 
@@ -161,6 +167,12 @@ def evaluate(
             "memorisation is told by training and by held-out images; give both or neither",
         )
     sets = [judged for judged in (generated, real, training, held_out) if judged is not None]
+    if generated.index is None and generated.features is None:
+        raise InputError(
+            "too_few_rows",
+            f"{generated.source} holds statistics alone, which only the reference may be; give "
+            "images or features",
+        )
     prepare_output(out, *(judged.source for judged in sets))
     with exclusive(out, wait_seconds=wait_seconds):
         needs_encoder = any(s.index is not None and s.features is None for s in sets)

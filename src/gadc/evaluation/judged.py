@@ -138,6 +138,10 @@ def _statistics(
     path: Path, arrays: dict[str, StoredArray], mean: str, covariance: str
 ) -> FeatureStatistics:
     def numbers(name: str) -> NDArray[np.float64]:
+        if arrays[name].dtype.kind not in "fiu":
+            raise InputError(
+                "not_numbers", f"{name} of {path} must be real numbers, not {arrays[name].dtype}"
+            )
         return np.asarray(read_array(path, arrays[name]), dtype=np.float64)
 
     centre, spread = numbers(mean), numbers(covariance)

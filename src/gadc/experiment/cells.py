@@ -7,6 +7,7 @@ same samples again.
 
 import json
 import logging
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,9 +27,9 @@ from gadc.features.store import load_features
 from gadc.images.part import part_of
 from gadc.runtime import ProgressStyle, generator
 from gadc.sampling.config import SampleConfig
+from gadc.sampling.generate import IMAGES_FOLDER, sample
 from gadc.sampling.generate import RECORD_NAME as SAMPLES_NAME
-from gadc.sampling.generate import sample
-from gadc.storage import digest, write_json
+from gadc.storage import digest, file_sha256, write_json
 from gadc.subset import Subset
 from gadc.training.conditions import Conditions
 from gadc.training.config import TrainConfig
@@ -140,7 +141,7 @@ def run_cell(cell: Cell, show: ProgressStyle = "silent") -> None:
     subset = Subset.load(cell.subset)
     seconds = {}
     began = time.monotonic()
-    if not (cell.samples_folder / DONE_NAME).is_file():
+    if not _is_sampled(cell.samples_folder):
         _train(cell, images, subset, show)
         seconds["train"] = round(time.monotonic() - began, 2)
         began = time.monotonic()
@@ -152,7 +153,10 @@ def run_cell(cell: Cell, show: ProgressStyle = "silent") -> None:
             device=cell.device,
             show=show,
         )
-        write_json(cell.samples_folder / DONE_NAME, {"key": cell.sample_key})
+        write_json(
+            cell.samples_folder / DONE_NAME,
+            {"key": cell.sample_key, "sha256": _samples_digest(cell.samples_folder)},
+        )
         seconds["sample"] = round(time.monotonic() - began, 2)
         began = time.monotonic()
     scores = judge_images(
@@ -167,6 +171,27 @@ def run_cell(cell: Cell, show: ProgressStyle = "silent") -> None:
     seconds["judge"] = round(time.monotonic() - began, 2)
     record = {"score_key": cell.score_key, "scores": scores, "seconds": seconds}
     write_json(cell.scores_folder / CELL_NAME, {**record, "digest": digest(record)})
+
+
+def _is_sampled(folder: Path) -> bool:
+    """Tell whether all samples are there as they were made; changed ones are made again."""
+    try:
+        expected = json.loads((folder / DONE_NAME).read_bytes())["sha256"]
+        if expected == _samples_digest(folder):
+            return True
+    except FileNotFoundError:
+        return False
+    except (ValueError, KeyError, TypeError):
+        pass
+    logger.warning("%s is not what was written: sampled again", folder)
+    shutil.rmtree(folder)
+    return False
+
+
+def _samples_digest(folder: Path) -> str:
+    """Return the digest of a record of samples and of every image."""
+    images = sorted((folder / IMAGES_FOLDER).iterdir())
+    return digest([[path.name, file_sha256(path)] for path in [folder / SAMPLES_NAME, *images]])
 
 
 def _train(cell: Cell, images: Images, subset: Subset, show: ProgressStyle) -> None:

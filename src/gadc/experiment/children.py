@@ -119,6 +119,8 @@ def _run(cell: Cell, sender: Connection, show: ProgressStyle) -> None:
         run_cell(cell, show)
     except GadcError as raised:
         error = type(raised)(raised.code, f"{cell.title}: {raised.message}")
+    except Exception as raised:  # noqa: BLE001 - of which the parent would know nothing else
+        error = RunError("task_failed", f"{cell.title}: {type(raised).__name__}: {raised}")
     sender.send(error)
     sender.close()
     sys.stderr.flush()

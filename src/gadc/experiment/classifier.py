@@ -9,20 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import safetensors.torch
 import torch
 from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
-from gadc.errors import InputError
+from gadc.errors import InputError, RunError
 from gadc.features.encoders.base import TorchEncoder
 from gadc.features.encoders.preprocessing import Preprocessing
 from gadc.images.decode import decode, resize_and_crop
+from gadc.images.faults import ImageError
 from gadc.images.source import ImageIndex
 from gadc.per_class.selection import single_thread
 from gadc.runtime import generator
-from gadc.storage import write_bytes
+from gadc.training.tensor_files import load_tensors, save_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -109,10 +109,25 @@ class ClassifierFiles:
     class_names: list[str]
     resolution_px: int
 
+    def is_whole(self) -> bool:
+        """Tell whether the weights are there as they were written."""
+        if not self.weights.is_file():
+            return False
+        try:
+            load_tensors(self.weights)
+        except RunError as error:
+            logger.warning("%s: trained again", error.message)
+            return False
+        return True
+
     def load(self) -> ClassifierEncoder:
-        """Read the network."""
+        """Read the network.
+
+        Raises:
+            RunError: `corrupt`: the weights are not what was written.
+        """
         network = SmallNetwork(len(self.class_names))
-        network.load_state_dict(safetensors.torch.load_file(self.weights))
+        network.load_state_dict(load_tensors(self.weights)[0])
         preprocessing = Preprocessing(
             size_px=self.resolution_px,
             crop_px=self.resolution_px,
@@ -159,7 +174,7 @@ def train_classifier(pool: ImageIndex, files: ClassifierFiles) -> None:
                 loss.backward()
                 optimiser.step()
         network.take_units_from(pixels)
-    write_bytes(files.weights, safetensors.torch.save(network.state_dict()))
+    save_tensors(files.weights, network.state_dict(), {})
 
 
 def accuracy(encoder: ClassifierEncoder, index: ImageIndex, resolution_px: int) -> float | None:
@@ -173,10 +188,19 @@ def accuracy(encoder: ClassifierEncoder, index: ImageIndex, resolution_px: int) 
 
 
 def read_pixels(index: ImageIndex, resolution_px: int) -> NDArray[np.float32]:
-    """Read images as float32 [n, 3, r, r] in [-1, 1]."""
+    """Read images as float32 [n, 3, r, r] in [-1, 1].
+
+    Raises:
+        InputError: `bad_image`: one can't be decoded.
+    """
     found = np.empty((len(index), 3, resolution_px, resolution_px), dtype=np.float32)
     for row in range(len(index)):
-        image = decode(index.read(row)).image
+        try:
+            image = decode(index.read(row)).image
+        except ImageError as error:
+            raise InputError(
+                "bad_image", f"{index.ids[row]}: {error.code}: {error.message}; remove or repair it"
+            ) from error
         if image.size != (resolution_px, resolution_px):
             image = resize_and_crop(image, resize_px=resolution_px, crop_px=resolution_px)
         found[row] = np.asarray(image, dtype=np.float32).transpose(2, 0, 1) / 127.5 - 1.0

@@ -150,7 +150,7 @@ def _trained(pool: ImageIndex, folder: Path, resolution_px: int) -> ClassifierFi
     place = folder / key[:KEY_CHARACTERS]
     place.mkdir(parents=True, exist_ok=True)
     files = ClassifierFiles(place / WEIGHTS_NAME, list(pool.class_names), resolution_px)
-    if not files.weights.is_file():
+    if not files.is_whole():
         train_classifier(pool, files)
     return files
 

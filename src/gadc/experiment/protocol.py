@@ -1,6 +1,7 @@
 """The YAML file that says what is compared: read once, refused whole if anything in it is odd."""
 
 import difflib
+import itertools
 import math
 from importlib import resources
 from pathlib import Path
@@ -12,9 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from gadc.comparison.methods import chosen_methods
 from gadc.errors import InputError
 from gadc.job.config import CondenseConfig
-from gadc.sampling.config import SampleConfig
+from gadc.sampling.config import SampleConfig, check_fit
 from gadc.storage import digest
-from gadc.training.config import TrainConfig, parse_model
+from gadc.training.config import MOST_STEPS, TrainConfig
+from gadc.training.transformer import check_patches
 
 MAX_BYTES = 1 << 16
 """A protocol is a page of text; anything larger is another file."""
@@ -123,7 +125,7 @@ class JudgePart(_Part):
 class Length(_Part):
     """How long is trained: the same steps for all budgets, or the same passes over the images."""
 
-    steps: int | None = Field(default=None, ge=1)
+    steps: int | None = Field(default=None, ge=1, le=MOST_STEPS)
     epochs: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="after")
@@ -168,7 +170,7 @@ class Protocol(_Part):
         judge: What judges.
     """
 
-    name: str = Field(pattern=r"[a-z0-9][a-z0-9-]*")
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
     about: str = ""
     data: DataPart
     methods: list[str] = Field(min_length=1)
@@ -212,10 +214,11 @@ class Protocol(_Part):
             InputError: What the parts themselves complain of.
         """
         chosen_methods(self.methods)
-        for model in self.models:
-            parse_model(model)
-            self.train_config(model, steps=1, seed=0)
-        self.sample_config(seed=0)
+        for model, seed in itertools.product(self.models, self.seeds):
+            training = self.train_config(model, steps=1, seed=seed)
+            check_fit(self.sample_config(seed=seed), training)
+            if training.space == "pixel":
+                check_patches(training.resolution_px, training.parts.patch)
         self.select_config()
 
     def train_config(self, model: str, *, steps: int, seed: int) -> TrainConfig:
@@ -248,7 +251,7 @@ def load_protocol(given: str) -> Protocol:
     text = _read(given)
     try:
         content = yaml.load(text, Loader=_PlainLoader)  # noqa: S506 - a SafeLoader
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a number, or depth, too large
         reason = " ".join(str(error).split())
         raise InputError("bad_protocol", f"{given} is not YAML: {reason}") from error
     if not isinstance(content, dict):

@@ -16,7 +16,7 @@ from gadc.comparison.methods import FULL, Compared, chosen_methods
 from gadc.comparison.problem import Comparison, Problem, pose
 from gadc.comparison.run import possible_methods
 from gadc.comparison.work import Unit
-from gadc.errors import RunError
+from gadc.errors import InputError, RunError
 from gadc.experiment.attaching import ConditionsFile, attach_conditions
 from gadc.experiment.cells import Cell, judge_real
 from gadc.experiment.children import run_cells, start_server
@@ -28,6 +28,7 @@ from gadc.experiment.table import Row, aggregated, as_markdown, long_rows, versi
 from gadc.features.encoders import load_encoder
 from gadc.features.extract import extract
 from gadc.images.decode import decode
+from gadc.images.faults import ImageError
 from gadc.images.index import open_index
 from gadc.per_class.selection import single_thread
 from gadc.runs.inputs import ImageSettings
@@ -167,7 +168,7 @@ def _cells(
             subset_key=keys[unit],
             conditions=conditions[unit].path if unit in conditions else None,
             conditions_key=conditions[unit].key if unit in conditions else None,
-            train=train.model_copy(update={"steps": steps}),
+            train=protocol.train_config(model, steps=steps, seed=seed),
             sample=protocol.sample_config(seed=seed),
             judge=judge,
             device=device,
@@ -300,17 +301,32 @@ def _write(
 
 
 def samples_sheet(cells: Sequence[Cell]) -> NDArray[np.uint8]:
-    """Draw the first samples of each cell, a row each, all from the same noise."""
-    images = []
+    """Draw the first samples of each cell, a row each, all from the same noise.
+
+    Raises:
+        RunError: `corrupt`: samples of a cell that was judged before are gone or damaged.
+    """
+    images: list[NDArray[np.uint8]] = []
     for cell in cells:
-        index = open_index(cell.samples_folder / IMAGES_FOLDER, labels=False)
-        record = json.loads((cell.samples_folder / SAMPLES_NAME).read_bytes())
-        n_shown = min(SHEET_COLUMNS, len(index))
-        labels = record["labels"] or [0] * len(index)
-        # By class, where the first ones have several of each.
-        order = np.argsort(labels[:n_shown], kind="stable")
-        images += [np.asarray(decode(index.read(number)).image) for number in order.tolist()]
-        images += [np.full_like(images[0], WHITE)] * (SHEET_COLUMNS - n_shown)
+        try:
+            images += _first_samples(cell.samples_folder)
+        except (InputError, ImageError, OSError, ValueError, KeyError, IndexError) as error:
+            raise RunError(
+                "corrupt",
+                f"{cell.samples_folder} is not what was written ({error}); remove "
+                f"{cell.scores_folder} and run the same command again",
+            ) from error
+        images += [np.full_like(images[0], WHITE)] * (-len(images) % SHEET_COLUMNS)
     scale = max(1, SHEET_SIDE_PX // images[0].shape[0])
     large = np.stack(images).repeat(scale, axis=1).repeat(scale, axis=2)
     return grid(large, n_columns=SHEET_COLUMNS)
+
+
+def _first_samples(folder: Path) -> list[NDArray[np.uint8]]:
+    """Return a row of the sheet, by class where the first ones have several of each."""
+    index = open_index(folder / IMAGES_FOLDER, labels=False)
+    record = json.loads((folder / SAMPLES_NAME).read_bytes())
+    n_shown = min(SHEET_COLUMNS, len(index))
+    labels = record["labels"] or [0] * len(index)
+    order = np.argsort(labels[:n_shown], kind="stable")
+    return [np.asarray(decode(index.read(number)).image) for number in order.tolist()]

@@ -82,7 +82,7 @@ def select_subsets(
     folder.mkdir(exist_ok=True)
     pool_key = _pool_key(problem)
     places = {unit: folder / _name(unit, digest([pool_key, _as_json(unit)])) for unit in units}
-    missing = [unit for unit in units if not (places[unit] / SUBSET_NAME).is_file()]
+    missing = [unit for unit in units if not _is_selected(places[unit])]
     if missing:
         work = folder.parent / WORK_FOLDER
         cases = write_cases(problem, work)
@@ -101,6 +101,18 @@ def select_subsets(
     chosen = {unit: Chosen(place, Subset.load(place)) for unit, place in places.items()}
     _check_sizes(chosen)
     return chosen
+
+
+def _is_selected(place: Path) -> bool:
+    """Tell whether a subset is there as it was written."""
+    if not (place / SUBSET_NAME).is_file():
+        return False
+    try:
+        Subset.load(place)
+    except GadcError as error:
+        logger.warning("%s: selected again", error.message)
+        return False
+    return True
 
 
 def _save(problem: Problem, index: ImageIndex, unit: Unit, selected: Selected, place: Path) -> None:

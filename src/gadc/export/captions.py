@@ -20,7 +20,10 @@ DEFAULT_COLUMN = "text"
 """What the caption is called in `metadata.jsonl` and `metadata.csv` of image folders."""
 PATH_COLUMNS = ("path", "id", "file_name")
 """Names of the column that says which image a caption is for, in order of preference."""
-READ_ERRORS = (OSError, ValueError, KeyError, TypeError, csv.Error, pyarrow.ArrowException)
+READ_ERRORS = (
+    *(OSError, ValueError, KeyError, TypeError, csv.Error, pyarrow.ArrowException),
+    RecursionError,  # of brackets without end
+)
 
 
 def class_captions(subset: Subset, *, template: str = CLASS_TEMPLATE) -> list[str]:

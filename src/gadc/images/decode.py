@@ -58,6 +58,8 @@ RESAMPLING = {
 }
 TINY_SIDE_PX = 16
 """Below this shorter side an image is flagged: no encoder sees more than a blur in it."""
+MOST_PIXELS_PER_SIDE = 8192
+"""Nothing is scaled to more: such an image takes 200 MB, and no model sees it."""
 MAX_FULL_ASPECT = 8
 """Longer images are cropped before they are scaled; see `resize_and_crop`."""
 MAX_JPEG_SCANS = 500

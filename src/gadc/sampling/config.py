@@ -11,6 +11,7 @@ from gadc.errors import InputError
 from gadc.sampling.diffusion import sample_ddim, sample_ddpm
 from gadc.sampling.flow import sample_euler, sample_euler_maruyama, sample_heun
 from gadc.sampling.guidance import Guidance
+from gadc.training.config import TrainConfig
 from gadc.training.processes import Family
 
 Labelling = Literal["balanced", "random"]
@@ -113,3 +114,19 @@ def choose_sampler(name: str | None, family: Family) -> str:
             "unknown_sampler", f"sampler={name!r} is not one for {family}: {', '.join(fitting)}"
         )
     return name
+
+
+def check_fit(sampling: SampleConfig, training: TrainConfig) -> None:
+    """Raise an InputError if no model that is trained so can be sampled so.
+
+    Raises:
+        InputError: `unknown_sampler`: of the other family; `guidance_range`: guidance of a model
+            that never saw an image without its class.
+    """
+    choose_sampler(sampling.sampler, training.parts.family)
+    if sampling.cfg_scale != 1.0 and training.drop_probability == 0:
+        raise InputError(
+            "guidance_range",
+            f"cfg_scale={sampling.cfg_scale} needs a model trained with drop_probability above "
+            "0; use 1",
+        )

@@ -179,7 +179,7 @@ def _claim(
     if path.exists():
         try:
             found = json.loads(path.read_bytes())
-        except ValueError:
+        except (ValueError, RecursionError):
             found = None
         if not isinstance(found, dict) or {**found, "format": form} != wanted:
             raise InputError(

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from gadc.errors import InputError
-from gadc.sampling.config import SAMPLERS, SampleConfig, choose_sampler
+from gadc.sampling.config import SAMPLERS, SampleConfig, check_fit, choose_sampler
 from gadc.sampling.guidance import guided
 from gadc.sampling.noise import ImageNoise
 from gadc.training.checkpoint import MODEL_PREFIX, load_weights
@@ -66,7 +66,8 @@ class SamplingModel:
         decays = record.config.ema_decays
         if ema is None:
             ema = decays[0] if decays else 0.0
-        step, weights = load_weights(run, prefix_of(ema) if ema else MODEL_PREFIX)
+        prefix = prefix_of(ema) if ema else MODEL_PREFIX
+        step, weights = load_weights(run, record.config.identity, prefix)
         texts = RunTexts.load(run) if record.shape.n_text_tokens else None
         space = open_space(record.config, device)
         if space.fingerprint != record.space:
@@ -83,7 +84,7 @@ class SamplingModel:
 
     def check(self, config: SampleConfig) -> None:
         """Raise an InputError if the model can't do what is asked for."""
-        choose_sampler(config.sampler, self.record.config.parts.family)
+        check_fit(config, self.record.config)
         if config.cfg_scale != 1.0 and not self.is_conditional:
             raise InputError(
                 "guidance_range",
@@ -94,12 +95,6 @@ class SamplingModel:
             raise InputError(
                 "guidance_range",
                 f"channels={config.channels}: the model's images have {n_channels} channels",
-            )
-        if config.cfg_scale != 1.0 and self.record.config.drop_probability == 0:
-            raise InputError(
-                "guidance_range",
-                f"cfg_scale={config.cfg_scale} needs a model trained with drop_probability above "
-                "0; use 1",
             )
 
     @torch.inference_mode()

@@ -20,6 +20,8 @@ FILE_NAME = re.compile(r"step-(\d{9})\.safetensors")
 MODEL_PREFIX = "model."
 OPTIMISER_PREFIX = "optimiser."
 CORRUPT_SUFFIX = ".corrupt"
+IDENTITY_KEY = "identity"
+"""Of the metadata."""
 
 
 @dataclass(frozen=True)
@@ -66,12 +68,17 @@ def save_checkpoint(
 
 
 def load_latest(
-    run: Path, *, wanted: Callable[[str], bool] = lambda _name: True, set_aside: bool = False
+    run: Path,
+    identity: str,
+    *,
+    wanted: Callable[[str], bool] = lambda _name: True,
+    set_aside: bool = False,
 ) -> Checkpoint | None:
     """Read the last whole checkpoint.
 
     Args:
         run: The run's folder.
+        identity: Of the run, see `TrainConfig.identity`; a checkpoint of another one is damaged.
         wanted: Which tensors are needed, by name.
         set_aside: Whether a damaged file is renamed, so that it is not counted among those kept;
             only for who holds the run's lock.
@@ -83,8 +90,8 @@ def load_latest(
         path = checkpoint_path(run, step)
         try:
             tensors, metadata = load_tensors(path, wanted=wanted)
-            if metadata.get("step") != str(step):
-                raise RunError("corrupt", f"{path} is the checkpoint of another step")
+            if (metadata.get("step"), metadata.get(IDENTITY_KEY)) != (str(step), identity):
+                raise RunError("corrupt", f"{path} is the checkpoint of another step or run")
             return Checkpoint(step, tensors, metadata)
         except RunError as error:
             logger.error("DAMAGED CHECKPOINT: %s; falling back to the one before it", error)
@@ -93,11 +100,12 @@ def load_latest(
     return None
 
 
-def load_weights(run: Path, prefix: str) -> tuple[int, dict[str, torch.Tensor]]:
+def load_weights(run: Path, identity: str, prefix: str) -> tuple[int, dict[str, torch.Tensor]]:
     """Read one set of weights from the last whole checkpoint.
 
     Args:
         run: The run's folder.
+        identity: See `load_latest`.
         prefix: `MODEL_PREFIX`, or `gadc.training.ema.prefix_of(decay)`.
 
     Returns:
@@ -106,7 +114,7 @@ def load_weights(run: Path, prefix: str) -> tuple[int, dict[str, torch.Tensor]]:
     Raises:
         InputError: `no_checkpoint`: none, or none that is whole; `unknown_ema`: not this one.
     """
-    found = load_latest(run, wanted=lambda name: name.startswith(prefix))
+    found = load_latest(run, identity, wanted=lambda name: name.startswith(prefix))
     if found is None:
         raise InputError(
             "no_checkpoint", f"{run} has no whole checkpoint; `gadc train` writes them, run it on"

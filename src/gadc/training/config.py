@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from gadc.errors import InputError
+from gadc.images.decode import MOST_PIXELS_PER_SIDE
 from gadc.storage import digest
 from gadc.training.ddpm import GaussianDiffusion
 from gadc.training.interpolant import LinearInterpolant
@@ -19,7 +20,9 @@ Tracker = Literal["tensorboard", "wandb", "none"]
 
 DEFAULT_VAE = "stabilityai/sd-vae-ft-ema"
 PATCHES = (1, 2, 4, 8)
-MOST_PIXELS_PER_SIDE = 8192
+MOST_STEPS = 999_999_999
+"""Names of checkpoints have nine digits."""
+MOST_IMAGES_PER_STEP = 1 << 20
 MODEL_NAME = re.compile(r"(DiT|SiT)-([A-Z]+)/(\d+)")
 DEFAULT_PROJECTION_DEPTH = 8
 """The paper on alignment (REPA) uses the eighth block."""
@@ -81,8 +84,8 @@ class TrainConfig(BaseModel):
         space: `latent`: of a VAE; `pixel`: the images themselves.
         resolution_px: Side of the square that is cut from each image; at most 8,192.
         vae: Hub id or folder of a diffusers `AutoencoderKL`; for `latent` only.
-        steps: Optimiser steps in all.
-        batch_size: Images of a step, on all devices together.
+        steps: Optimiser steps in all; at most 999,999,999.
+        batch_size: Images of a step, on all devices together; at most 1,048,576.
         micro_batch: At most this many of them at a time on each device, for want of memory; the
             gradients are added up. Default: all.
         learning_rate: Constant after the warm-up.
@@ -118,8 +121,8 @@ class TrainConfig(BaseModel):
     space: Space = "latent"
     resolution_px: int = Field(default=256, ge=1, le=MOST_PIXELS_PER_SIDE)
     vae: str | None = DEFAULT_VAE
-    steps: int = Field(default=100_000, ge=1)
-    batch_size: int = Field(default=128, ge=1)
+    steps: int = Field(default=100_000, ge=1, le=MOST_STEPS)
+    batch_size: int = Field(default=128, ge=1, le=MOST_IMAGES_PER_STEP)
     micro_batch: int | None = Field(default=None, ge=1)
     learning_rate: float = Field(default=1e-4, gt=0.0)
     warmup_steps: int = Field(default=0, ge=0)
@@ -179,6 +182,6 @@ class TrainConfig(BaseModel):
 
 
 def _explained(problem: Any) -> str:
-    where = ".".join(str(part) for part in problem["loc"])
+    where = str(problem["loc"][0]) if problem["loc"] else ""  # the option, of lists as well
     message = str(problem["msg"]).removeprefix("Value error, ")
     return f"{where}={problem['input']!r}: {message}" if where else message

@@ -15,7 +15,12 @@ import torch
 from gadc.errors import InputError, RunError
 from gadc.runtime import ProgressStyle, progress
 from gadc.storage import exclusive, prepare_output
-from gadc.training.checkpoint import checkpoint_path, load_latest, save_checkpoint
+from gadc.training.checkpoint import (
+    IDENTITY_KEY,
+    checkpoint_path,
+    load_latest,
+    save_checkpoint,
+)
 from gadc.training.conditions import Conditions
 from gadc.training.config import TrainConfig
 from gadc.training.engine import Engine
@@ -141,7 +146,7 @@ def _train(
     engine = Engine(accelerator, config, record.shape, inputs, labels, conditions)
     start = 0
     with accelerator.main_process_first():
-        found = load_latest(out, set_aside=is_main)
+        found = load_latest(out, config.identity, set_aside=is_main)
     if found is not None:
         engine.restore(found)
         start = found.step
@@ -213,15 +218,16 @@ class _Loop:
                 self._add(self._engine.step(step, batch))
                 done = step + 1
                 is_asked = self._is_asked_to_end(ended, done)
-                if is_asked or done == config.steps or done % config.checkpoint_every == 0:
+                is_saved = is_asked or done == config.steps or done % config.checkpoint_every == 0
+                if is_saved or done % config.log_every == 0:
                     self._log(done)
-                    with self._apart():
-                        self._save(done)
-                elif done % config.log_every == 0:
-                    self._log(done)
+                # Before it is saved: a run that is killed in between does both again.
                 if config.preview_every and done % config.preview_every == 0:
                     with self._apart():
                         self._draw(done)
+                if is_saved:
+                    with self._apart():
+                        self._save(done)
                 bar.advance()
                 if is_asked:
                     break
@@ -303,15 +309,19 @@ class _Loop:
         return used / (self._peak * int(self._accelerator.num_processes))
 
     def _save(self, done: int) -> None:
-        if not self._engine.is_finite():
-            raise self._not_finite(done, "a weight became no number")
+        self._require_finite(done)
         if self._is_main:
-            metadata = {"identity": self._config.identity, **self._engine.metadata()}
+            metadata = {IDENTITY_KEY: self._config.identity, **self._engine.metadata()}
             save_checkpoint(self._out, done, self._engine.tensors(), metadata)
         self._saved = done
         self._accelerator.wait_for_everyone()
 
+    def _require_finite(self, done: int) -> None:
+        if not self._engine.is_finite():
+            raise self._not_finite(done, "a weight became no number")
+
     def _draw(self, done: int) -> None:
+        self._require_finite(done)
         if self._is_main and self._preview is not None:
             decays = self._config.ema_decays
             weights = (

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from gadc.errors import InputError
-from gadc.storage import write_json
+from gadc.storage import digest, write_json
 from gadc.training.conditions import Conditions
 from gadc.training.config import DEFAULT_PROJECTION_DEPTH, TrainConfig
 from gadc.training.images import TrainingImages
@@ -23,6 +23,7 @@ from gadc.training.transformer import Size, TransformerShape
 RECORD_NAME = "training.json"
 TEXTS_NAME = "texts.safetensors"
 SCHEMA_VERSION = 1
+DIGEST_KEY = "digest"
 LIBRARIES = ("torch", "numpy", "accelerate", "diffusers")
 
 
@@ -73,15 +74,13 @@ class RunRecord:
         return found
 
     def save(self, run: Path) -> None:
-        """Write `training.json`."""
-        write_json(
-            run / RECORD_NAME,
-            {
-                **dataclasses.asdict(self),
-                "config": self.config.model_dump(mode="json"),
-                "schema": SCHEMA_VERSION,
-            },
-        )
+        """Write `training.json`, with a digest of what it says."""
+        record = {
+            **dataclasses.asdict(self),
+            "config": self.config.model_dump(mode="json"),
+            "schema": SCHEMA_VERSION,
+        }
+        write_json(run / RECORD_NAME, {**record, DIGEST_KEY: digest(record)})
 
     @classmethod
     def load(cls, run: Path) -> Self:
@@ -95,13 +94,16 @@ class RunRecord:
             raise InputError("no_run", f"there is no {path}; `gadc train` writes it")
         try:
             stored = json.loads(path.read_bytes())
+            # Earlier records have none.
+            if stored.pop(DIGEST_KEY, None) not in (None, digest(stored)):
+                raise ValueError("not what was written")
             if stored.pop("schema") != SCHEMA_VERSION:
                 raise ValueError("another schema")
             shape = stored.pop("shape")
             size = Size(**shape.pop("size"))
             config = TrainConfig(**stored.pop("config"))
             return cls(config=config, shape=TransformerShape(size=size, **shape), **stored)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(
                 "bad_run", f"{path} is no record of a training run ({error}); train again"
             ) from error

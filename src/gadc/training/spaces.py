@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gadc.errors import InputError, MissingExtraError
+from gadc.errors import InputError, MissingExtraError, RunError
 from gadc.storage import digest
 from gadc.training.config import TrainConfig
 
@@ -94,7 +94,18 @@ class LatentSpace:
 
 
 def levels(pixels: torch.Tensor) -> NDArray[np.uint8]:
-    """Round pixels [b, 3, h, w] in [-1, 1] to levels 0 to 255, [b, h, w, 3]; others are cut off."""
+    """Round pixels [b, 3, h, w] in [-1, 1] to levels 0 to 255, [b, h, w, 3]; others are cut off.
+
+    Raises:
+        RunError: `samples_not_finite`: some are no numbers, which would become black.
+    """
+    n_bad = int((~torch.isfinite(pixels).flatten(1).all(1)).sum())
+    if n_bad:
+        raise RunError(
+            "samples_not_finite",
+            f"{n_bad} of {len(pixels)} images hold NaN or infinity; use precision 'no' instead of "
+            "fp16, or a lower cfg_scale",
+        )
     scaled = (pixels.float() + 1) * (LARGEST_LEVEL / 2)
     rounded = scaled.round().clamp(0, LARGEST_LEVEL).to(torch.uint8)
     return rounded.permute(0, 2, 3, 1).cpu().contiguous().numpy()

@@ -80,6 +80,8 @@ def load_tensors(
                     chosen[name] = tensor
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise RunError("corrupt", f"{path} can't be read: {error}") from error
+    if expected is None:
+        raise RunError("corrupt", f"{path} has no digest; another program wrote it")
     if sha256.hexdigest() != expected:
         raise RunError("corrupt", f"{path} is not what was written")
     return chosen, metadata

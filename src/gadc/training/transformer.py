@@ -40,6 +40,16 @@ SIZES = {
 """Table 1 of the DiT paper; T is gadc's own, for small images and tests."""
 
 
+def check_patches(side: int, patch: int) -> None:
+    """Raise an InputError if an input can't be divided into patches."""
+    if side % patch:
+        raise InputError(
+            "patch_grid",
+            f"an input of {side} x {side} can't be divided into patches of {patch}; choose a "
+            "resolution that is a multiple, or another patch size",
+        )
+
+
 @dataclass(frozen=True)
 class TransformerShape:
     """Everything that fixes the network's parameters.
@@ -69,12 +79,7 @@ class TransformerShape:
     projection_depth: int = 8
 
     def __post_init__(self) -> None:
-        if self.side % self.patch:
-            raise InputError(
-                "patch_grid",
-                f"an input of {self.side} x {self.side} can't be divided into patches of "
-                f"{self.patch}; choose a resolution that is a multiple, or another patch size",
-            )
+        check_patches(self.side, self.patch)
         if self.projection_width and not 1 <= self.projection_depth <= self.size.depth:
             raise InputError(
                 "projection_depth",
