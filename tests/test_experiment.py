@@ -40,6 +40,7 @@ from gadc.experiment.runner import RESULT_NAME, run_experiment
 from gadc.experiment.table import Row, aggregated, difference
 from gadc.images.index import open_index
 from gadc.report.comparison import read_comparison
+from gadc.report.training import read_experiment
 from gadc.sampling.config import SampleConfig
 from gadc.training.config import TrainConfig
 from gadc.training.record import RunRecord
@@ -345,6 +346,11 @@ def test_toy_protocol_runs_from_images_to_a_table(
     found = read_comparison(out / "comparison.parquet")
     assert [method["name"] for method in found.methods] == ["gadc", "random", "full"]
     assert "frechet" in [measure["name"] for measure in found.measures]
+    trainings, n_gone = read_experiment(out)
+    assert n_gone == 0
+    assert [run.name for run in trainings] == [
+        f"{title} · 3 per class · seed {seed}" for seed in (0, 1) for title in ("gadc", "Random")
+    ]
     for name in ("table.md", "samples.png", RESULT_NAME):
         assert (out / name).stat().st_size > 0
 
