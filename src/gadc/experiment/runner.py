@@ -20,7 +20,7 @@ from gadc.errors import RunError
 from gadc.experiment.attaching import ConditionsFile, attach_conditions
 from gadc.experiment.cells import Cell, judge_real
 from gadc.experiment.children import run_cells, start_server
-from gadc.experiment.data import Images, find_images
+from gadc.experiment.data import KEY_CHARACTERS, Images, find_images
 from gadc.experiment.judging import Judge, describe, prepare_judge
 from gadc.experiment.protocol import HELD_OUT, Protocol
 from gadc.experiment.selecting import Chosen, select_subsets, units_of
@@ -48,7 +48,6 @@ logger = logging.getLogger(__name__)
 
 RESULT_NAME, TABLE_NAME, SHEET_NAME = "experiment.json", "table.md", "samples.png"
 FEATURES_FOLDER, SUBSETS_FOLDER, REAL_FOLDER = "features", "subsets", "scores-of-real-images"
-KEY_CHARACTERS = 16
 SCHEMA_VERSION = 1
 SHEET_COLUMNS = 20
 SHEET_SIDE_PX = 32

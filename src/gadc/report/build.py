@@ -1,23 +1,21 @@
 """From finished runs to one HTML file."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import gadc
 from gadc.errors import InputError
+from gadc.report.comparison_view import comparison_context, comparison_data
 from gadc.report.document import plotly_source, render
 from gadc.report.reading import ComparisonRun, Opened, SelectionRun, TrainingFolder, read_run
-from gadc.report.training import read_trainings
+from gadc.report.training import base_name, read_trainings
 from gadc.report.training_view import TrainingView
 from gadc.report.views import (
     SelectionView,
     as_context,
     as_data,
-    comparison_data,
     look_at,
-    metadata_text,
 )
 from gadc.runtime import ProgressStyle
 from gadc.storage import write_text
@@ -27,12 +25,6 @@ MAX_BYTES = 15_000_000
 TEXT_BYTES = 2_000_000
 """Of it for everything but images and plotly: names, numbers, tables of a thousand images."""
 DEFAULT_SAMPLED = 2_000
-KINDS = {
-    "gadc": "gadc",
-    "ablation": "gadc with a part left out",
-    "peer": "other methods",
-    "random": "random",
-}
 NAMED = 0
 """Number of the group of trainings that were named; that of a comparison's is the comparison's."""
 FIRST_LINES = "<!DOCTYPE html>\n<!-- gadc report -->"
@@ -90,7 +82,7 @@ def build_report(
             "version": gadc.__version__,
             "selections": [as_context(view) for view in views],
             "comparisons": [
-                _comparison_context(run, number, trainings.get(number))
+                comparison_context(run, number, trainings.get(number))
                 for number, run in enumerate(comparisons, start=1)
             ],
             "training": trainings[NAMED].as_context() if NAMED in trainings else None,
@@ -103,7 +95,7 @@ def build_report(
             ],
             "trainings": [view.as_data() for view in trainings.values()],
         },
-        title=f"{_name(opened[0])}: gadc report",
+        title=f"{base_name(opened[0].folder)}: gadc report",
     )
     write_text(out, text)
     return {
@@ -157,28 +149,6 @@ def _n_pictured(view: SelectionView) -> int:
         return 0
     paths = [view.run.subset.paths[place] for place in view.shown]
     return sum(view.thumbnails.made(path) is not None for path in paths)
-
-
-def _comparison_context(
-    run: ComparisonRun, number: int, trainings: TrainingView | None
-) -> dict[str, Any]:
-    found = run.comparison
-    kinds = {method["kind"] for method in found.methods}
-    return {
-        "number": number,
-        "name": _name(run),
-        "n_methods": len(found.methods),
-        "n_measures": len(found.measures),
-        "by_class": found.by_class,
-        "kinds": [(kind, KINDS[kind]) for kind in KINDS if kind in kinds],
-        "metadata_text": metadata_text(found.metadata),
-        "training": None if trainings is None else trainings.as_context(),
-        "n_trainings_gone": run.n_trainings_gone,
-    }
-
-
-def _name(run: Opened) -> str:
-    return os.path.basename(os.path.abspath(run.folder))
 
 
 def _check_output(out: Path) -> None:

@@ -22,6 +22,11 @@ RATES = ("images_per_second", "flops_share")
 NO_CURVES = ("step", "n_steps")
 
 
+def base_name(folder: Path) -> str:
+    """Return what a report calls a run: the last part of its path."""
+    return os.path.basename(os.path.abspath(folder))
+
+
 @dataclass(frozen=True)
 class TrainingRun:
     """A training, finished or not.
@@ -62,7 +67,7 @@ def read_trainings(folders: Sequence[Path]) -> list[TrainingRun]:
     Raises:
         InputError: `bad_run`.
     """
-    names = [os.path.basename(os.path.abspath(folder)) for folder in folders]
+    names = [base_name(folder) for folder in folders]
     return [
         TrainingRun(folder, shown, shown, "", RunRecord.load(folder))
         for folder, name in zip(folders, names, strict=True)
