@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from torch import nn
 
 from gadc.comparison.methods import Compared, chosen_methods
 from gadc.errors import GadcError, InputError
@@ -39,6 +40,8 @@ LATENT_CHANNELS, LATENT_FACTOR = 4, 8
 """Of the VAEs of Stable Diffusion; others are not loaded for a plan."""
 TRIAL_FLOPS = 2e10
 """Of a step that is measured: a second or so on a core; larger batches are extrapolated."""
+TRIAL_WEIGHTS = 20_000_000
+"""That an optimiser is tried on: 320 MB with its state."""
 N_TRIALS = 3
 FLOAT_BYTES = 4
 N_MOMENTS = 2
@@ -143,8 +146,6 @@ def measure_model(shape: TransformerShape, config: TrainConfig, device: torch.de
     n_images = int(max(1, min(config.batch_size, TRIAL_FLOPS // training_flops(shape))))
     with single_thread():
         network = DiffusionTransformer(shape).to(device)
-        optimiser = torch.optim.AdamW(network.parameters(), fused=True)
-        averages = WeightAverages(network, config.ema_decays)
         x = torch.zeros(n_images, shape.channels, shape.side, shape.side, device=device)
         times = torch.zeros(n_images, device=device)
         labels = torch.zeros(n_images, dtype=torch.int64, device=device)
@@ -157,16 +158,33 @@ def measure_model(shape: TransformerShape, config: TrainConfig, device: torch.de
         def forward() -> None:
             network(*arguments)
 
-        def update() -> None:
-            optimiser.step()
-            averages.update()
-
         train_seconds, forward_seconds = _seconds(step, device), _seconds(forward, device)
-        update_seconds = _seconds(update, device)
+        update_seconds = _update_seconds(network, config, device)
     n_parameters = sum(parameter.numel() for parameter in network.parameters())
     return ModelCost(
         n_parameters, train_seconds / n_images, update_seconds, forward_seconds / n_images
     )
+
+
+def _update_seconds(
+    network: DiffusionTransformer, config: TrainConfig, device: torch.device
+) -> float:
+    """Return the time of optimiser and averages, in proportion to that of a part of the weights.
+
+    Their state for all weights of a large model takes more memory than a plan should.
+    """
+    weights = list(network.parameters())
+    counts = list(itertools.accumulate(weight.numel() for weight in weights))
+    n_tried = next((n for n, count in enumerate(counts, 1) if count >= TRIAL_WEIGHTS), len(weights))
+    part = nn.ParameterList(weights[:n_tried])
+    optimiser = torch.optim.AdamW(part.parameters(), fused=True)
+    averages = WeightAverages(part, config.ema_decays)
+
+    def update() -> None:
+        optimiser.step()
+        averages.update()
+
+    return _seconds(update, device) * counts[-1] / counts[n_tried - 1]
 
 
 def _seconds(run: Callable[[], None], device: torch.device) -> float:
