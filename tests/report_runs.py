@@ -14,6 +14,10 @@ from features_helpers import tiny_pixels
 from gadc.job.config import CondenseConfig
 from gadc.runs.inputs import ImageSettings
 from gadc.runs.selection import Request, run_selection
+from gadc.training.journal import LOSSES_NAME
+from gadc.training.record import RunRecord
+from gadc.training.transformer import TransformerShape
+from training_runs import tiny_config
 
 INJECTIONS = (
     "<script>window.hit=1;<script>",
@@ -127,4 +131,38 @@ def write_comparison(folder: Path, rows: list[dict[str, Any]]) -> Path:
     )
     table = pyarrow.Table.from_pylist(rows, schema=schema)
     pyarrow.parquet.write_table(table, folder / "comparison.parquet")
+    return folder
+
+
+def write_training(folder: Path, lines: list[dict[str, Any]], **options: Any) -> Path:
+    """Write what a training run leaves, but for its weights."""
+    folder.mkdir(parents=True)
+    config = tiny_config(**options)
+    shape = TransformerShape(
+        size=config.parts.size, patch=4, side=8, channels=3, channels_out=3, n_classes=2
+    )
+    RunRecord(config, shape, ["a", "b"], 12, "images", "space", None, {"gadc": "0"}).save(folder)
+    (folder / LOSSES_NAME).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+def loss_lines(n_lines: int) -> list[dict[str, Any]]:
+    return [
+        {"step": 2 * n + 2, "n_steps": 2, "loss": 1.0 / (n + 1), "images_per_second": 50.0}
+        for n in range(n_lines)
+    ]
+
+
+def write_experiment(folder: Path, names: tuple[str, ...] = ("random", "gadc")) -> Path:
+    """Write an experiment of one run for each method, and one more that both gadc's share."""
+    write_comparison(folder, comparison_rows())
+    runs = []
+    for number, name in enumerate(names):
+        write_training(folder / "runs" / f"run{number}", loss_lines(3), seed=number)
+        cell = {"model": "SiT-T/4", "length": "4 steps", "n_per_class": 3, "seed": number}
+        runs.append({**cell, "method": name, "run": f"run{number}"})
+    runs.append({**runs[-1], "method": "same"})
+    table = [{"method": name, "title": name.title()} for name in (*names, "same")]
+    stored = {"schema": 1, "table": table, "runs": runs}
+    (folder / "experiment.json").write_text(json.dumps(stored))
     return folder

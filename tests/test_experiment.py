@@ -18,6 +18,7 @@ from cli_runner import Gadc
 from cli_runner import gadc_fixture as gadc_fixture
 from gadc.demo import digits
 from gadc.errors import InputError, RunError
+from gadc.experiment import stage_costs
 from gadc.experiment.cells import Cell
 from gadc.experiment.children import run_cells
 from gadc.experiment.classifier import (
@@ -43,6 +44,7 @@ from gadc.experiment.runner import RESULT_NAME, run_experiment
 from gadc.experiment.table import Row, aggregated, difference
 from gadc.images.index import open_index
 from gadc.report.comparison import read_comparison
+from gadc.report.training import read_experiment
 from gadc.sampling.config import SampleConfig
 from gadc.training.config import TrainConfig
 from gadc.training.record import RunRecord
@@ -381,6 +383,11 @@ def test_toy_protocol_runs_from_images_to_a_table(
     found = read_comparison(out / "comparison.parquet")
     assert [method["name"] for method in found.methods] == ["gadc", "random", "full"]
     assert "frechet" in [measure["name"] for measure in found.measures]
+    trainings, n_gone = read_experiment(out)
+    assert n_gone == 0
+    assert [run.name for run in trainings] == [
+        f"{title} · 3 per class · seed {seed}" for seed in (0, 1) for title in ("gadc", "Random")
+    ]
     for name in ("table.md", "samples.png", RESULT_NAME):
         assert (out / name).stat().st_size > 0
 
@@ -485,14 +492,65 @@ def test_all_methods_are_trained_with_their_conditions(pictures: Path, tmp_path:
         assert record.conditions is not None
 
 
-def test_plan_counts_runs_and_steps(pictures: Path, tmp_path: Path) -> None:
+def test_plan_counts_runs_and_steps(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def not_now(*_arguments: Any, **_options: Any) -> None:
+        raise InputError("unknown_encoder", "not in this test")
+
+    monkeypatch.setattr("gadc.experiment.cost.measure_selection", not_now)
+    monkeypatch.setattr("gadc.experiment.cost.measure_judging", not_now)
     content = toy(pictures, per_class=[3, 6], lengths=[{"steps": 3}, {"epochs": 10}])
-    plan = plan_experiment(load_protocol(written(tmp_path, content)), device="cpu")
+    plan = plan_experiment(load_protocol(written(tmp_path, content)), device="cpu", seconds=1.0)
     assert plan["n_runs"] == 2 * 2 * 2 * 2  # methods, seeds, budgets, lengths
     assert plan["n_selections"] == 2 * (2 + 1)  # gadc draws nothing
     assert [part["steps"] for part in plan["parts"]] == [3, 3, 15, 30]
     assert plan["n_steps"] == (3 + 3 + 15 + 30) * 4
+
+
+def test_plan_measures_every_stage_and_counts_what_is_attached(
+    pictures: Path, tmp_path: Path
+) -> None:
+    content = toy(pictures, attach={"text": "a T5", "visual": "a DINOv2"})
+    plan = plan_experiment(load_protocol(written(tmp_path, content)), device="cpu", seconds=1.0)
+    seconds = {stage["stage"]: stage["seconds"] for stage in plan["stages"]}
+    assert list(seconds) == [
+        *("features and checks", "judge", "selection", "attaching"),
+        *("training", "sampling", "judging"),
+    ]
+    assert seconds.pop("attaching") is None
+    assert min(seconds.values()) > 0
+    assert plan["seconds"] == pytest.approx(sum(seconds.values()))
+    (counted,) = [s["basis"] for s in plan["stages"] if s["stage"] == "attaching"]
+    # Three subsets (gadc's, two random ones) of two classes, three images of each.
+    assert "6 captions and 18 images at most" in counted
+    assert plan["remarks"] == []
+
+
+def test_plan_says_what_it_can_not_measure(pictures: Path, tmp_path: Path) -> None:
+    judge = {"encoder": "cifar10-resnet56", "weights": str(tmp_path / "none.pt")}
+    content = toy(pictures, judge=judge, methods=["random"], lengths=[{"epochs": 2}])
+    plan = plan_experiment(load_protocol(written(tmp_path, content)), device="cpu", seconds=1.0)
+    seconds = {stage["stage"]: stage["seconds"] for stage in plan["stages"]}
+    assert [name for name, value in seconds.items() if value is None] == ["judge", "judging"]
     assert plan["seconds"] > 0
+    assert "judging can't be measured" in plan["remarks"][0]
+    content["data"]["source"] = str(tmp_path / "nowhere")
+    plan = plan_experiment(load_protocol(written(tmp_path, content)), device="cpu")
+    assert plan["seconds"] is None
+    assert "nowhere" in plan["remarks"][0]
+
+
+def test_part_that_is_measured_has_whole_classes_unless_they_are_large() -> None:
+    few = stage_costs._part_rows(np.repeat([0, 1], 400), 800)
+    assert len(few) == 800
+    labels = np.repeat(np.arange(50), 1_000)
+    rows = stage_costs._part_rows(labels, len(labels))
+    assert np.unique(labels[rows], return_counts=True)[1].tolist() == [1_000] * 3
+    labels = np.repeat([0, 1, 2], 9_000)
+    rows = stage_costs._part_rows(labels, len(labels))
+    assert np.unique(labels[rows], return_counts=True)[1].tolist() == [1_500] * 2
+    assert len(stage_costs._part_rows(None, 10_000)) <= stage_costs.PART_IMAGES
 
 
 @pytest.mark.slow

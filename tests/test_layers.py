@@ -40,7 +40,8 @@ ALLOWED = {
     "runs": BASE
     | {"cluster", "images", "features", "subset", "search", "per_class", "job"}
     | {"condense", "export"},
-    "report": BASE | {"images", "features", "portable_names", "subset", "objective", "job", "runs"},
+    "report": BASE
+    | {"images", "features", "portable_names", "subset", "objective", "job", "runs", "training"},
     "comparison": BASE
     | {"images", "features", "objective", "baselines", "evaluation", "per_class", "job", "runs"},
     "demo": BASE

@@ -26,13 +26,18 @@ from gadc.report.comparison import read_comparison
 from gadc.report.document import data_block, format_number, plotly_source
 from gadc.report.geometry import PLAN_ENTRIES, class_geometry, map_of
 from gadc.report.thumbnails import Thumbnails, encoded
+from gadc.report.training import curves_of
+from gadc.report.training_view import MAX_NUMBERS, N_CURVES
 from report_runs import (
     INJECTIONS,
     WITH_SLASH,
     comparison_rows,
+    loss_lines,
     select_images,
     write_comparison,
+    write_experiment,
     write_named_images,
+    write_training,
 )
 
 SETTINGS = {"scale": 1.0, "capacity": 1.05, "epsilon": 0.01}
@@ -214,6 +219,26 @@ def test_numbers_are_averaged_over_seeds_and_undefined_ones_stay_empty(tmp_path:
     assert found.by_class == len(by_class)
 
 
+def test_a_point_of_a_curve_is_the_mean_of_the_steps_since_the_point_before(
+    tmp_path: Path,
+) -> None:
+    lines: list[dict[str, Any]] = [
+        {"step": 10, "n_steps": 10, "loss": 4.0, "images_per_second": 100.0},
+        {"step": 40, "n_steps": 30, "loss": 2.0, "images_per_second": 300.0},
+        {"step": 50, "n_steps": 10, "loss": None, "images_per_second": 100.0},
+        {"step": 60, "n_steps": 10, "loss": 1.0, "images_per_second": 100.0, "odd": "text"},
+    ]
+    run = write_training(tmp_path / "run", lines)
+    found = curves_of(run, n_points=2)
+    assert found.steps == [40, 60]
+    assert found.values["loss"] == [2.5, 1.0]
+    # 40 steps in 1/10 + 1/10 of the unit, not at (100 + 3 * 300) / 4.
+    assert found.values["images_per_second"] == [200.0, 100.0]
+    assert found.images_per_second == pytest.approx(60 / (10 / 100 + 30 / 300 + 20 / 100))
+    assert found.values["odd"] == [None, None]
+    assert curves_of(run, n_points=9).values["loss"] == [4.0, 2.0, None, 1.0]
+
+
 def test_numbers_are_written_with_four_decimals() -> None:
     assert [format_number(value) for value in (0.5, 0.0, 12.34567, 1e-5, None)] == [
         "0.5000",
@@ -295,10 +320,43 @@ def test_several_runs_stand_in_one_file(run: Path, tmp_path: Path) -> None:
     compared = write_comparison(tmp_path / "compared", comparison_rows())
     done = build_report([run, compared, run], tmp_path / "report.html")
     assert len(done["selections"]) == 2
-    assert done["comparisons"] == [{"run": str(compared), "n_methods": 3}]
+    assert done["comparisons"] == [{"run": str(compared), "n_methods": 3, "n_trainings": 0}]
     page = (tmp_path / "report.html").read_text()
     assert len(re.findall(r'<article class="run', page)) == 3
     assert [entry["number"] for entry in data_of(page)["selections"]] == [1, 2]
+
+
+def test_losses_of_training_runs_stand_in_one_chart(tmp_path: Path) -> None:
+    long = write_training(tmp_path / "long" / "run", loss_lines(30_000), seed=7)
+    short = write_training(tmp_path / "short" / "run", [], steps=9)
+    done = build_report([long, short], tmp_path / "report.html")
+    assert [entry["step"] for entry in done["trainings"]] == [60_000, 0]
+    page = (tmp_path / "report.html").read_text()
+    (training,) = data_of(page)["trainings"]
+    assert training["groups"] == [str(long), str(short)]  # their names alone are the same
+    drawn = training["runs"][0]
+    n_points = len(drawn["steps"])
+    assert 100 < n_points <= MAX_NUMBERS // N_CURVES
+    assert [len(values) for values in drawn["values"]] == [n_points] * 2
+    assert len(data_block(training)) < 50_000
+    for name in ("seed", "learning_rate", "images"):
+        assert f">{name}<" in page
+
+
+def test_an_experiment_shows_what_was_trained_for_it(tmp_path: Path) -> None:
+    run = write_experiment(tmp_path / "out")
+    done = build_report([run], tmp_path / "report.html")
+    assert done["comparisons"][0]["n_trainings"] == 2
+    page = (tmp_path / "report.html").read_text()
+    (training,) = data_of(page)["trainings"]
+    assert [entry["name"] for entry in training["runs"]] == [
+        "Random · 3 per class · seed 0",
+        "Gadc = Same · 3 per class · seed 1",
+    ]
+    shutil.rmtree(run / "runs" / "run0")
+    done = build_report([run], tmp_path / "report.html")
+    assert done["comparisons"][0]["n_trainings"] == 1
+    assert "The losses of 1 training runs are not here" in (tmp_path / "report.html").read_text()
 
 
 def test_a_file_has_as_many_images_as_fit_and_says_what_is_missing(
@@ -400,6 +458,13 @@ def test_what_is_no_comparison_is_refused(tmp_path: Path) -> None:
     odd = write_comparison(tmp_path / "odd", comparison_rows(split="pool"))
     rows = [{**row, "better": "faster"} for row in comparison_rows()]
     assert "faster" in refused("bad_comparison", write_comparison(odd, rows), out=tmp_path / "r")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"schema": 2}', '{"schema": 1, "table": []}'])
+def test_what_is_no_experiment_is_refused(text: str, tmp_path: Path) -> None:
+    run = write_comparison(tmp_path / "out", comparison_rows())
+    (run / "experiment.json").write_text(text)
+    refused("bad_experiment", run, out=tmp_path / "r.html")
 
 
 def test_a_report_replaces_a_report_and_nothing_else(run: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from report_runs import (
     comparison_rows,
     select_images,
     write_comparison,
+    write_experiment,
     write_named_images,
 )
 
@@ -205,6 +206,19 @@ def test_methods_are_compared_with_error_bars(visit: Visit, report: Path) -> Non
     assert "needs more than 5 images" in page.locator(".remarks").text_content()
     page.locator(".matrix thead th:nth-child(3) button").click()
     assert column(page, ".matrix", 1)[-1] == "K-Center"  # what is empty comes last
+
+
+def test_losses_are_drawn_for_the_runs_that_are_ticked(visit: Visit, tmp_path: Path) -> None:
+    build_report([write_experiment(tmp_path / "out")], tmp_path / "report.html")
+    page = visit.open(tmp_path / "report.html").page
+    scroll_to(page, ".losses")
+    lines = page.locator(".losses .scatterlayer .trace path.js-line")
+    until(page, "document.querySelectorAll('.losses .trace path.js-line').length === 2")
+    page.locator(".groups input").first.uncheck()
+    until(page, "document.querySelectorAll('.losses .trace path.js-line').length === 1")
+    page.locator(".training .measure").select_option(label="images per second")
+    until(page, "document.querySelector('.losses').data[0].y[0] === 50")
+    assert lines.count() == 1
 
 
 def background(page: Any) -> str:

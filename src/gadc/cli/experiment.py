@@ -64,29 +64,14 @@ def experiment(
 
 def as_text(result: Mapping[str, Any]) -> str:
     """Return the tables of an experiment as people read them."""
-    from gadc.experiment.table import SHOWN, against_random, number
+    from gadc.experiment.table import shown_tables
 
     parts = []
-    settings = dict.fromkeys((r["n_per_class"], r["space"], r["split"]) for r in result["table"])
-    for setting in settings:
-        rows = [r for r in result["table"] if (r["n_per_class"], r["space"], r["split"]) == setting]
-        measures = [name for name in SHOWN if any(row["measure"] == name for row in rows)]
-        cells = {(row["method"], row["measure"]): row for row in rows}
-        titles = {row["method"]: row["title"] for row in rows}
-        lines = [
-            [
-                title,
-                *(number(cells.get((method, name))) for name in measures),
-                *against_random(cells.get((method, measures[0]))),
-            ]
-            for method, title in titles.items()
-        ]
-        arrows = {row["measure"]: "↓" if row["better"] == "lower" else "↑" for row in rows}
-        heads = ["method", *(f"{SHOWN[name]} {arrows[name]}" for name in measures)]
-        heads += [f"{SHOWN[measures[0]]} minus random", "better in"]
-        n_per_class, space, split = setting
-        title = f"{n_per_class} per class, judged by {space} against {split} images"
-        parts.append(f"{title}\n{table(lines, headers=heads)}")
+    for shown in shown_tables(result["table"]):
+        title = (
+            f"{shown.n_per_class} per class, judged by {shown.space} against {shown.split} images"
+        )
+        parts.append(f"{title}\n{table(shown.lines, headers=shown.heads)}")
     parts.append(table(_facts(result)))
     return "\n\n".join(parts)
 

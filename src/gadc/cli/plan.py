@@ -69,7 +69,8 @@ def plan(
     It fails with the code `no_space` where the disk of DIR is too small.
 
     DATA may also be a protocol of `gadc experiment`, with --workers and --device: how many runs it
-    has, and what they take at the rate of a few measured steps.
+    has, and what they take: features, selections, training, sampling and judging, each measured on
+    a small part.
 
         gadc plan digits
     """
@@ -78,7 +79,10 @@ def plan(
         from gadc.experiment.protocol import load_protocol
 
         planned = plan_experiment(
-            load_protocol(request.name), n_workers=request.workers, device=request.device
+            load_protocol(request.name),
+            n_workers=request.workers,
+            device=request.device,
+            seconds=seconds,
         )
         emit(planned, protocol_as_text(planned), as_json=as_json)
         return
@@ -144,21 +148,34 @@ def protocol_as_text(found: dict[str, Any]) -> str:
             f"{part['n_parameters'] / 1e6:,.1f} M",
             time_of(part["train_seconds_each"]),
             time_of(part["sample_seconds_each"]),
+            time_of(part["judge_seconds_each"]),
         ]
         for part in found["parts"]
     ]
-    headers = ("model", "length", "per class", "runs", "steps", "weights", "train", "sample")
+    headers = (
+        *("model", "length", "per class", "runs", "steps", "weights"),
+        *("train", "sample", "judge"),
+    )
+    stages = [
+        [stage["stage"], time_of(stage["seconds"]), stage["basis"]] for stage in found["stages"]
+    ]
+    left_out = [stage["stage"] for stage in found["stages"] if stage["seconds"] is None]
     facts = [
         ["runs", f"{found['n_runs']:,} of {len(found['methods'])} methods at most"],
         [
             "time",
-            f"{time_of(found['seconds'])} with {found['workers']} workers on {found['device']}",
+            f"{time_of(found['seconds'])} with {found['workers']} workers on {found['device']}"
+            + (f", without {', '.join(left_out)}" if left_out else ""),
         ],
         ["disk", _size(found["bytes"])],
-        ["measured", "a few training steps and network calls of each model, on one thread"],
         *[["note", remark] for remark in found["remarks"]],
     ]
-    return f"{table(rows, headers=headers)}\n\n{table(facts)}"
+    parts = [
+        table(rows, headers=headers),
+        table(stages, headers=("stage", "about", "basis")),
+        table(facts),
+    ]
+    return "\n\n".join(parts)
 
 
 def _extrapolation(found: dict[str, Any]) -> str:

@@ -15,7 +15,8 @@ def report(
     runs: Annotated[
         list[Path],
         typer.Argument(
-            metavar="RUN...", help="Folders that `gadc select` or `gadc compare` wrote."
+            metavar="RUN...",
+            help="Folders that `gadc select`, `compare`, `experiment` or `train` wrote.",
         ),
     ],
     out: Annotated[
@@ -46,7 +47,7 @@ def report(
     ] = 2_000,
     as_json: AsJson = False,
 ) -> None:
-    """Write one HTML file about selections and comparisons, to look at and to pass on.
+    """Write one HTML file about selections, comparisons and trainings, to look at and to pass on.
 
     For example:
 
@@ -54,8 +55,8 @@ def report(
 
     It holds the chosen images in order with their gains and neighbours, a map of the pool, the
     images that are left unmatched, the quality of every class, methods compared, what was left
-    out, and all settings. The file needs no network and sends nothing; thumbnails of images are
-    in it, so pass it on only where the images may go.
+    out, the losses of training runs by step, and all settings. The file needs no network and sends
+    nothing; thumbnails of images are in it, so pass it on only where the images may go.
     """
     from gadc.report.build import build_report
 
@@ -73,6 +74,14 @@ def _as_text(result: dict[str, Any]) -> str:
         ]
         for entry in result["selections"]
     ]
-    rows += [[entry["run"], f"{entry['n_methods']} methods"] for entry in result["comparisons"]]
+    rows += [
+        [
+            entry["run"],
+            f"{entry['n_methods']} methods"
+            + (f", losses of {entry['n_trainings']} trainings" if entry["n_trainings"] else ""),
+        ]
+        for entry in result["comparisons"]
+    ]
+    rows += [[entry["run"], f"losses of {entry['step']:,} steps"] for entry in result["trainings"]]
     rows.append(["written to", f"{result['out']} ({result['n_bytes'] / MEGABYTE:.1f} MB)"])
     return table(rows)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from gadc.errors import InputError
 from gadc.features.checks import as_float_matrix, as_probabilities
 from gadc.features.probe import out_of_fold_probabilities
 from gadc.features.store import FeatureSet
+from gadc.job.config import CondenseConfig
 from gadc.job.prepare import GIVEN, Job, prepare
 from gadc.objective import confidence_losses
 from gadc.per_class.selection import single_thread
@@ -162,23 +164,11 @@ def pose(asked: Comparison, *, show: ProgressStyle = "silent") -> Problem:
     spaces = [_selection_space(asked, everything, pool, held_out_rows)]
     if asked.judge is not None:
         spaces.append(_judge_space(asked, asked.judge, everything, pool_rows, held_out_rows))
-    jobs = {
-        n: prepare(
-            pool,
-            request.config.model_copy(update={"per_class": n}),
-            target=None,
-            keep=(),
-            exclude=(),
-            device="cpu",
-        )
-        for n in sorted(set(asked.per_class))
-    }
-    job = next(iter(jobs.values()))
+    given = None
     if difficulty is not None:
-        difficulty, source = difficulty[pool_rows], GIVEN_SCORES.format(asked.scores)
-    else:
-        difficulty, source = _difficulty(pool, job)
-    losses = _losses(job)
+        given = (difficulty[pool_rows], GIVEN_SCORES.format(asked.scores))
+    problem = problem_of(pool, request.config, asked.per_class, spaces=spaces, difficulty=given)
+    job = problem.job
     about = {
         "source": str(request.data),
         "n_images": pool.n_images,
@@ -186,7 +176,7 @@ def pose(asked: Comparison, *, show: ProgressStyle = "silent") -> Problem:
         "n_classes": len(job.division.names),
         "division": job.division.kind,
         "confidence": job.confidence,
-        "difficulty": source,
+        "difficulty": problem.difficulty_source,
         "holdout": asked.holdout,
         "spaces": [
             {
@@ -198,7 +188,43 @@ def pose(asked: Comparison, *, show: ProgressStyle = "silent") -> Problem:
             for space in spaces
         ],
     }
-    return Problem(jobs, spaces, difficulty, source, losses, about)
+    return dataclasses.replace(problem, about=about)
+
+
+def problem_of(
+    pool: FeatureSet,
+    config: CondenseConfig,
+    per_class: Sequence[int],
+    *,
+    spaces: Sequence[Space] = (),
+    difficulty: tuple[NDArray[np.float64], str] | None = None,
+) -> Problem:
+    """Divide and check a pool, and find out how hard its images are.
+
+    Args:
+        pool: What is selected from.
+        config: gadc's settings; its budget is not looked at.
+        per_class: Budgets.
+        spaces: To judge in.
+        difficulty: Of each image [n], and where it comes from; default: by what is known.
+
+    Raises:
+        InputError: Features or numbers that can't be used.
+    """
+    jobs = {
+        n: prepare(
+            pool,
+            config.model_copy(update={"per_class": n}),
+            target=None,
+            keep=(),
+            exclude=(),
+            device="cpu",
+        )
+        for n in sorted(set(per_class))
+    }
+    job = next(iter(jobs.values()))
+    values, source = difficulty or _difficulty(pool, job)
+    return Problem(jobs, list(spaces), values, source, _losses(job))
 
 
 def _selection_space(

@@ -20,7 +20,7 @@ import gadc
 from gadc.evaluation.evaluate import Evaluation, EvaluationSettings, evaluate
 from gadc.evaluation.judged import Judged, of_index, open_judged
 from gadc.experiment.classifier import ClassifierEncoder
-from gadc.experiment.data import Images, find_images, labelled_part
+from gadc.experiment.data import KEY_CHARACTERS, Images, find_images, labelled_part
 from gadc.experiment.judging import Judge
 from gadc.experiment.protocol import DataPart
 from gadc.features.store import load_features
@@ -42,7 +42,6 @@ RUNS_FOLDER, SAMPLES_FOLDER, SCORES_FOLDER = "runs", "samples", "scores"
 DONE_NAME = "done.json"
 """Written last: a folder with it is finished."""
 CELL_NAME = "cell.json"
-KEY_CHARACTERS = 16
 SAMPLE_BATCH = 100
 """The same everywhere: a CPU's sums depend on it in their last digits."""
 GENERATED = "generated"

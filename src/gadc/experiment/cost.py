@@ -3,29 +3,45 @@
 import itertools
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from torch import nn
 
-from gadc.comparison.methods import chosen_methods
-from gadc.errors import InputError
+from gadc.comparison.methods import Compared, chosen_methods
+from gadc.errors import GadcError, InputError
 from gadc.experiment.data import find_images
 from gadc.experiment.protocol import Length, Protocol
+from gadc.experiment.selecting import units_of
+from gadc.experiment.stage_costs import (
+    JudgingCost,
+    SelectionCost,
+    measure_judging,
+    measure_selection,
+)
 from gadc.per_class.selection import single_thread
+from gadc.runs.cost_model import makespan
 from gadc.runtime import pick_device
 from gadc.sampling.config import SampleConfig, choose_sampler
 from gadc.training.config import DEFAULT_PROJECTION_DEPTH, TrainConfig
+from gadc.training.ema import WeightAverages
 from gadc.training.spaces import PIXEL_CHANNELS
 from gadc.training.throughput import training_flops
 from gadc.training.transformer import DiffusionTransformer, TransformerShape
+
+T = TypeVar("T")
+
+ATTACHING = "attaching"
 
 LATENT_CHANNELS, LATENT_FACTOR = 4, 8
 """Of the VAEs of Stable Diffusion; others are not loaded for a plan."""
 TRIAL_FLOPS = 2e10
 """Of a step that is measured: a second or so on a core; larger batches are extrapolated."""
+TRIAL_WEIGHTS = 20_000_000
+"""That an optimiser is tried on: 320 MB with its state."""
 N_TRIALS = 3
 FLOAT_BYTES = 4
 N_MOMENTS = 2
@@ -42,67 +58,92 @@ class ModelCost:
     Attributes:
         n_parameters: Of the network.
         train_seconds: Of an image in a training step.
+        update_seconds: Of a step besides: the optimiser, and the averages of the weights.
         forward_seconds: Of an image in a network call.
     """
 
     n_parameters: int
     train_seconds: float
+    update_seconds: float
     forward_seconds: float
 
 
+@dataclass(frozen=True)
+class Stages:
+    """What of an experiment is no training; None where it could not be measured.
+
+    Attributes:
+        n_classes: Of the source; None if it is not there.
+        selection: Up to the subsets.
+        judging: Of real images, and of each cell.
+        remarks: Why something is missing.
+    """
+
+    n_classes: int | None
+    selection: SelectionCost | None
+    judging: JudgingCost | None
+    remarks: list[str]
+
+
 def plan_experiment(
-    protocol: Protocol, *, n_workers: int = 1, device: str = "auto"
+    protocol: Protocol, *, n_workers: int = 1, device: str = "auto", seconds: float = 20.0
 ) -> dict[str, Any]:
     """Count the runs of a protocol, and estimate their time and bytes; nothing is kept.
 
-    The time is that of training and sampling on this machine as it is now, from a few measured
-    steps of each model; selecting and judging come on top.
+    The time is that of this machine as it is now: a few steps of each model, features and judging
+    of some images, selections from some classes. Texts and visual targets are only counted.
 
     Args:
         protocol: What to compare.
         n_workers: Cells at the same time.
         device: Where to compute.
+        seconds: About how long images, and then classes, are tried.
 
     Returns:
-        For scripts: a dictionary for each model, length and budget, and sums.
+        For scripts: a dictionary for each model, length and budget, one for each stage, and sums.
     """
-    n_classes, remarks = _n_classes(protocol)
+    if not seconds > 0:
+        raise InputError("bad_argument", f"seconds={seconds} must be above 0")
     methods = chosen_methods(protocol.methods)
     n_runs = len(methods) * len(protocol.seeds)
     where = pick_device(device)
+    measured = _measure_stages(protocol, methods, device, seconds)
+    n_classes = measured.n_classes
     parts = []
     for model in protocol.models:
         config = protocol.train_config(model, steps=1, seed=0)
         sampling = protocol.sample_config(seed=0)
-        cost = measure_model(_shape(config, n_classes or 1), config.batch_size, where)
+        cost = measure_model(_shape(config, n_classes or 1), config, where)
         for length, n in itertools.product(protocol.lengths, protocol.per_class):
-            parts.append(_part(config, sampling, cost, length, n, n_classes, n_runs))
-    known = [part["seconds_each"] for part in parts]
-    total = None if None in known else sum(seconds * n_runs for seconds in known) / n_workers
+            part = _part(config, sampling, cost, length, n, n_classes, n_runs)
+            part["judge_seconds_each"] = _judge_seconds(protocol, measured, n)
+            parts.append(part)
+    units = units_of(methods, protocol.per_class, protocol.seeds)
+    stages = _stages(protocol, measured, parts, len(units), n_workers)
+    known = [stage["seconds"] for stage in stages if stage["seconds"] is not None]
+    is_known = all(part["train_seconds_each"] is not None for part in parts)
     return {
         "name": protocol.name,
         "methods": [method.name for method in methods],
         "seeds": protocol.seeds,
-        "n_selections": sum(
-            len(protocol.per_class) * (len(protocol.seeds) if method.is_random else 1)
-            for method in methods
-        ),
+        "n_selections": len(units),
         "n_runs": n_runs * len(parts),
         "parts": parts,
+        "stages": stages,
         "n_steps": None
         if any(part["steps"] is None for part in parts)
         else sum(part["steps"] * n_runs for part in parts),
         "bytes": sum(part["bytes_each"] * n_runs for part in parts),
         "workers": n_workers,
         "device": str(where),
-        "seconds": total,
-        "remarks": remarks,
+        "seconds": sum(known) if is_known else None,
+        "remarks": measured.remarks,
     }
 
 
-def measure_model(shape: TransformerShape, batch_size: int, device: torch.device) -> ModelCost:
+def measure_model(shape: TransformerShape, config: TrainConfig, device: torch.device) -> ModelCost:
     """Time a few steps of a model, on one thread as cells run."""
-    n_images = int(max(1, min(batch_size, TRIAL_FLOPS // training_flops(shape))))
+    n_images = int(max(1, min(config.batch_size, TRIAL_FLOPS // training_flops(shape))))
     with single_thread():
         network = DiffusionTransformer(shape).to(device)
         x = torch.zeros(n_images, shape.channels, shape.side, shape.side, device=device)
@@ -118,8 +159,32 @@ def measure_model(shape: TransformerShape, batch_size: int, device: torch.device
             network(*arguments)
 
         train_seconds, forward_seconds = _seconds(step, device), _seconds(forward, device)
+        update_seconds = _update_seconds(network, config, device)
     n_parameters = sum(parameter.numel() for parameter in network.parameters())
-    return ModelCost(n_parameters, train_seconds / n_images, forward_seconds / n_images)
+    return ModelCost(
+        n_parameters, train_seconds / n_images, update_seconds, forward_seconds / n_images
+    )
+
+
+def _update_seconds(
+    network: DiffusionTransformer, config: TrainConfig, device: torch.device
+) -> float:
+    """Return the time of optimiser and averages, in proportion to that of a part of the weights.
+
+    Their state for all weights of a large model takes more memory than a plan should.
+    """
+    weights = list(network.parameters())
+    counts = list(itertools.accumulate(weight.numel() for weight in weights))
+    n_tried = next((n for n, count in enumerate(counts, 1) if count >= TRIAL_WEIGHTS), len(weights))
+    part = nn.ParameterList(weights[:n_tried])
+    optimiser = torch.optim.AdamW(part.parameters(), fused=True)
+    averages = WeightAverages(part, config.ema_decays)
+
+    def update() -> None:
+        optimiser.step()
+        averages.update()
+
+    return _seconds(update, device) * counts[-1] / counts[n_tried - 1]
 
 
 def _seconds(run: Callable[[], None], device: torch.device) -> float:
@@ -149,7 +214,8 @@ def _part(
         steps = length.steps_of(n_classes * n_per_class, config.batch_size)
     sampler = choose_sampler(sampling.sampler, config.parts.family)
     n_calls = sampling.steps * CALLS.get(sampler, 1) * (2 if sampling.cfg_scale != 1.0 else 1)
-    train_seconds = None if steps is None else steps * config.batch_size * cost.train_seconds
+    step_seconds = config.batch_size * cost.train_seconds + cost.update_seconds
+    train_seconds = None if steps is None else steps * step_seconds
     sample_seconds = sampling.n_samples * n_calls * cost.forward_seconds
     per_weight = FLOAT_BYTES * (1 + N_MOMENTS + len(config.ema_decays)) * N_CHECKPOINTS
     # PNG files are somewhat smaller than their pixels.
@@ -163,7 +229,6 @@ def _part(
         "n_parameters": cost.n_parameters,
         "train_seconds_each": train_seconds,
         "sample_seconds_each": sample_seconds,
-        "seconds_each": None if train_seconds is None else train_seconds + sample_seconds,
         "bytes_each": cost.n_parameters * per_weight + picture_bytes,
     }
 
@@ -182,17 +247,121 @@ def _shape(config: TrainConfig, n_classes: int) -> TransformerShape:
     )
 
 
-def _n_classes(protocol: Protocol) -> tuple[int | None, list[str]]:
-    """Return the classes of the source, or None and why not."""
-    remarks = []
-    if protocol.conditions is not None or protocol.attach is not None:
-        remarks.append("texts and visual targets come on top: they are not measured")
-    try:
-        with tempfile.TemporaryDirectory() as folder:
+def _measure_stages(
+    protocol: Protocol, methods: Sequence[Compared], device: str, seconds: float
+) -> Stages:
+    """Measure what can be measured, and say why not the rest."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
             images = find_images(protocol.data, Path(folder))
-            return max(1, len(images.pool.class_names)), remarks
-    except InputError as error:
-        if error.code != "missing_source":
-            raise
-        remarks.append(f"{error.message}; steps of lengths in epochs are not known")
-        return None, remarks
+        except InputError as error:
+            if error.code != "missing_source":
+                raise
+            remark = (
+                f"{error.message}; steps of lengths in epochs, features, selections and judging "
+                "are not known"
+            )
+            return Stages(None, None, None, [remark])
+        resolution_px = protocol.train_config(protocol.models[0], steps=1, seed=0).resolution_px
+        remarks: list[str] = []
+
+        def tried(what: str, run: Callable[[], T]) -> T | None:
+            try:
+                return run()
+            except GadcError as error:
+                remarks.append(f"{what} can't be measured: {error.message}")
+                return None
+
+        selection = tried(
+            "selecting",
+            lambda: measure_selection(protocol, images, methods, device=device, seconds=seconds),
+        )
+        judging = tried(
+            "judging",
+            lambda: measure_judging(
+                protocol.judge,
+                images,
+                Path(folder),
+                resolution_px=resolution_px,
+                device=device,
+            ),
+        )
+        return Stages(max(1, len(images.pool.class_names)), selection, judging, remarks)
+
+
+def _judge_seconds(protocol: Protocol, measured: Stages, n_per_class: int) -> float | None:
+    """Return the time to judge a cell; memorisation looks at its training images as well."""
+    if measured.judging is None:
+        return None
+    n_images = protocol.sample_config(seed=0).n_samples
+    if protocol.data.held_out is not None:
+        n_images += n_per_class * (measured.n_classes or 1)
+    return measured.judging.seconds(n_images)
+
+
+def _stages(
+    protocol: Protocol,
+    measured: Stages,
+    parts: Sequence[dict[str, Any]],
+    n_selections: int,
+    n_workers: int,
+) -> list[dict[str, Any]]:
+    """Return the stages in their order, each with its time, and where that is from."""
+
+    def of_cells(name: str) -> float | None:
+        each = [(part[name], part["n_runs"]) for part in parts]
+        if any(seconds is None for seconds, _ in each):
+            return None
+        return float(sum(seconds * n for seconds, n in each)) / n_workers
+
+    selection, judging = measured.selection, measured.judging
+    found: list[tuple[str, float | None, str]] = [
+        (
+            "features and checks",
+            None if selection is None else selection.features_seconds + selection.checks_seconds,
+            "measured on some images",
+        ),
+        (
+            "judge",
+            None if judging is None else judging.prepare_seconds,
+            "measured on some images",
+        ),
+        (
+            "selection",
+            None if selection is None else makespan(selection.unit_seconds, n_workers),
+            "measured on some classes"
+            if selection is None
+            else f"measured on {selection.n_classes:,} of {measured.n_classes:,} classes at least",
+        ),
+    ]
+    if protocol.attach is not None:
+        found.append((ATTACHING, None, _counted(protocol, measured, n_selections)))
+    found += [
+        ("training", of_cells("train_seconds_each"), "measured on a few steps of each model"),
+        ("sampling", of_cells("sample_seconds_each"), "measured on a few calls of each model"),
+        ("judging", of_cells("judge_seconds_each"), "measured on some real images"),
+    ]
+    return [
+        {
+            "stage": stage,
+            "seconds": seconds,
+            "basis": "not known" if seconds is None and stage != ATTACHING else basis,
+        }
+        for stage, seconds, basis in found
+    ]
+
+
+def _counted(protocol: Protocol, measured: Stages, n_selections: int) -> str:
+    """Say what is attached; encoders are not loaded for a plan."""
+    part = protocol.attach
+    if part is None or measured.n_classes is None:
+        return "not known"
+    n_each = n_selections // len(protocol.per_class)
+    n_images = n_each * sum(protocol.per_class) * measured.n_classes
+    counts = []
+    if part.text is not None:
+        counts.append(f"{n_selections * measured.n_classes:,} captions")
+    if part.visual is not None:
+        is_flipped = protocol.train_config(protocol.models[0], steps=1, seed=0).flip
+        counts.append(f"{n_images:,} images" + (" in two orientations" if is_flipped else ""))
+    return f"counted, not measured: {' and '.join(counts)} at most"

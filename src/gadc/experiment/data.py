@@ -20,6 +20,8 @@ from gadc.runtime import generator
 SPLIT_SEED = 0
 """One split for all seeds: a seed varies the method, not the question."""
 DIGITS_FOLDER = "digits"
+KEY_CHARACTERS = 16
+"""Of a digest, in the name of a stage's folder."""
 
 
 @dataclass(frozen=True, eq=False)

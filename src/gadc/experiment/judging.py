@@ -12,7 +12,7 @@ from gadc.evaluation.evaluate import load_judge
 from gadc.evaluation.judged import Judged, of_index, open_judged
 from gadc.experiment import classifier
 from gadc.experiment.classifier import ClassifierFiles, train_classifier
-from gadc.experiment.data import Images
+from gadc.experiment.data import KEY_CHARACTERS, Images
 from gadc.experiment.protocol import CLASSIFIER, HELD_OUT, POOL, JudgePart
 from gadc.features.encoders import Encoder
 from gadc.features.store import load_features
@@ -23,7 +23,6 @@ from gadc.storage import digest, file_sha256
 REFERENCES_FOLDER, JUDGE_FOLDER = "references", "judge"
 REAL, UNSEEN = "real", "held_out"
 WEIGHTS_NAME = "classifier.safetensors"
-KEY_CHARACTERS = 16
 BATCH_SIZE, DECODE_WORKERS = 64, 1
 
 

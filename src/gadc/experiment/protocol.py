@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from gadc.comparison.methods import chosen_methods
 from gadc.errors import InputError
 from gadc.job.config import CondenseConfig
+from gadc.runs.inputs import ImageSettings
 from gadc.sampling.config import SampleConfig, check_fit
 from gadc.storage import digest
 from gadc.training.config import MOST_STEPS, TrainConfig
@@ -79,6 +80,11 @@ class DataPart(_Part):
         ):
             raise ValueError("features of all images can't be split; leave out features")
         return self
+
+    def image_settings(self, device: str) -> ImageSettings:
+        """Return how images become the features to select by."""
+        weights = None if self.weights is None else Path(self.weights)
+        return ImageSettings(encoder=self.encoder, weights=weights, device=device)
 
 
 class AttachPart(_Part):

@@ -20,18 +20,16 @@ from gadc.errors import InputError, RunError
 from gadc.experiment.attaching import ConditionsFile, attach_conditions
 from gadc.experiment.cells import Cell, judge_real
 from gadc.experiment.children import run_cells, start_server
-from gadc.experiment.data import Images, find_images
+from gadc.experiment.data import KEY_CHARACTERS, Images, find_images
 from gadc.experiment.judging import Judge, describe, prepare_judge
 from gadc.experiment.protocol import HELD_OUT, Protocol
 from gadc.experiment.selecting import Chosen, select_subsets, units_of
 from gadc.experiment.table import Row, aggregated, as_markdown, long_rows, versions
-from gadc.features.encoders import load_encoder
 from gadc.features.extract import extract
 from gadc.images.decode import decode
 from gadc.images.faults import ImageError
 from gadc.images.index import open_index
 from gadc.per_class.selection import single_thread
-from gadc.runs.inputs import ImageSettings
 from gadc.runs.selection import Request
 from gadc.runtime import ProgressStyle, progress
 from gadc.sampling.generate import IMAGES_FOLDER
@@ -51,7 +49,6 @@ logger = logging.getLogger(__name__)
 
 RESULT_NAME, TABLE_NAME, SHEET_NAME = "experiment.json", "table.md", "samples.png"
 FEATURES_FOLDER, SUBSETS_FOLDER, REAL_FOLDER = "features", "subsets", "scores-of-real-images"
-KEY_CHARACTERS = 16
 SCHEMA_VERSION = 1
 SHEET_COLUMNS = 20
 SHEET_SIDE_PX = 32
@@ -123,14 +120,11 @@ def _pose(
 ) -> tuple[Problem, Comparison]:
     """Compute the features to select by, and all else that every method is given."""
     part = protocol.data
-    settings = ImageSettings(
-        encoder=part.encoder, weights=None if part.weights is None else Path(part.weights)
-    )
+    settings = part.image_settings(device)
     data, features = images.source, None if part.features is None else Path(part.features)
     if features is None:
-        encoder = load_encoder(part.encoder, weights=settings.weights, device=device)
         data = out / FEATURES_FOLDER
-        extract(images.pool, encoder, data, show=show)
+        extract(images.pool, settings.load_encoder(), data, show=show)
     request = Request(data, out, protocol.select_config(), settings, features=features)
     asked = Comparison(
         request, methods=tuple(protocol.methods), per_class=tuple(protocol.per_class)

@@ -17,6 +17,7 @@ from gadc.comparison.problem import Problem
 from gadc.comparison.run import write_cases
 from gadc.comparison.work import Selected, Unit, select_all
 from gadc.errors import GadcError, RunError
+from gadc.experiment.data import KEY_CHARACTERS
 from gadc.images.selected import SelectedImages
 from gadc.images.source import ImageIndex
 from gadc.job.result import as_subset
@@ -27,7 +28,6 @@ from gadc.subset import SUBSET_NAME, Subset
 
 logger = logging.getLogger(__name__)
 
-KEY_CHARACTERS = 16
 WORK_FOLDER = "work"
 
 

@@ -52,6 +52,25 @@ class Row:
     scores: Numbers
 
 
+@dataclass(frozen=True)
+class ShownTable:
+    """A table as people read it.
+
+    Attributes:
+        n_per_class: The budget.
+        space: Judging encoder, with model and length where there are several.
+        split: What it is judged by.
+        heads: Of the columns.
+        lines: A method each.
+    """
+
+    n_per_class: int
+    space: str
+    split: str
+    heads: list[str]
+    lines: list[list[str]]
+
+
 def long_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Return a row for each number, as `comparison.parquet` holds it."""
     return [
@@ -138,26 +157,37 @@ def difference(
     }
 
 
-def as_markdown(table: Sequence[dict[str, Any]]) -> str:
-    """Return a table for each budget and space, for documents."""
-    parts = []
+def shown_tables(table: Sequence[dict[str, Any]]) -> list[ShownTable]:
+    """Return what people read: a table for each budget, space and split."""
+    found = []
     for setting in dict.fromkeys((r["n_per_class"], r["space"], r["split"]) for r in table):
         rows = [r for r in table if (r["n_per_class"], r["space"], r["split"]) == setting]
         measures = [name for name in SHOWN if any(row["measure"] == name for row in rows)]
+        main = measures[0]
         cells = {(row["method"], row["measure"]): row for row in rows}
         titles = {row["method"]: row["title"] for row in rows}
-        n_per_class, space, split = setting
         arrows = {row["measure"]: "↓" if row["better"] == "lower" else "↑" for row in rows}
         heads = ["method", *(f"{SHOWN[name]} {arrows[name]}" for name in measures)]
-        heads += [f"{SHOWN[measures[0]]} minus random", "better in"]
-        lines = [f"{n_per_class} per class, {space}, against {split} images", ""]
-        lines += [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
-        main = measures[0]
-        for method, title in titles.items():
-            row = [title, *(number(cells.get((method, name))) for name in measures)]
-            row += against_random(cells.get((method, main)))
-            lines.append(f"| {' | '.join(row)} |")
-        parts.append("\n".join(lines))
+        lines = [
+            [
+                title,
+                *(number(cells.get((method, name))) for name in measures),
+                *against_random(cells.get((method, main))),
+            ]
+            for method, title in titles.items()
+        ]
+        heads += [f"{SHOWN[main]} minus random", "better in"]
+        found.append(ShownTable(*setting, heads, lines))
+    return found
+
+
+def as_markdown(table: Sequence[dict[str, Any]]) -> str:
+    """Return a table for each budget and space, for documents."""
+    parts = []
+    for shown in shown_tables(table):
+        title = f"{shown.n_per_class} per class, {shown.space}, against {shown.split} images"
+        lines = [title, "", f"| {' | '.join(shown.heads)} |", f"|{'---|' * len(shown.heads)}"]
+        parts.append("\n".join([*lines, *(f"| {' | '.join(line)} |" for line in shown.lines)]))
     return "\n\n".join(parts) + "\n"
 
 

@@ -1,21 +1,21 @@
 """From finished runs to one HTML file."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import gadc
 from gadc.errors import InputError
+from gadc.report.comparison_view import comparison_context, comparison_data
 from gadc.report.document import plotly_source, render
-from gadc.report.reading import ComparisonRun, SelectionRun, read_run
+from gadc.report.reading import ComparisonRun, Opened, SelectionRun, TrainingFolder, read_run
+from gadc.report.training import base_name, read_trainings
+from gadc.report.training_view import TrainingView
 from gadc.report.views import (
     SelectionView,
     as_context,
     as_data,
-    comparison_data,
     look_at,
-    metadata_text,
 )
 from gadc.runtime import ProgressStyle
 from gadc.storage import write_text
@@ -25,12 +25,8 @@ MAX_BYTES = 15_000_000
 TEXT_BYTES = 2_000_000
 """Of it for everything but images and plotly: names, numbers, tables of a thousand images."""
 DEFAULT_SAMPLED = 2_000
-KINDS = {
-    "gadc": "gadc",
-    "ablation": "gadc with a part left out",
-    "peer": "other methods",
-    "random": "random",
-}
+NAMED = 0
+"""Number of the group of trainings that were named; that of a comparison's is the comparison's."""
 FIRST_LINES = "<!DOCTYPE html>\n<!-- gadc report -->"
 
 
@@ -42,10 +38,10 @@ def build_report(
     n_sampled: int = DEFAULT_SAMPLED,
     show: ProgressStyle = "silent",
 ) -> dict[str, Any]:
-    """Write a report about runs: selections and comparisons.
+    """Write a report about runs: selections, comparisons and trainings.
 
     Args:
-        runs: Folders that `gadc select` or `gadc compare` wrote.
+        runs: Folders that `gadc select`, `gadc compare`, `gadc experiment` or `gadc train` wrote.
         out: The HTML file. An earlier report there is replaced, anything else is not.
         source: Where the images are now, if not where they were selected from.
         n_sampled: Images of the pool on each map, drawn at random from larger pools.
@@ -68,6 +64,7 @@ def build_report(
     opened = [read_run(run, source=source) for run in runs]
     selections = [run for run in opened if isinstance(run, SelectionRun)]
     comparisons = [run for run in opened if isinstance(run, ComparisonRun)]
+    trainings = _look_at_trainings(opened)
     if source is not None and not selections:
         raise InputError("option_unused", f"source={source} is for the images of a selection")
     views = [
@@ -85,8 +82,10 @@ def build_report(
             "version": gadc.__version__,
             "selections": [as_context(view) for view in views],
             "comparisons": [
-                _comparison_context(run, number) for number, run in enumerate(comparisons, start=1)
+                comparison_context(run, number, trainings.get(number))
+                for number, run in enumerate(comparisons, start=1)
             ],
+            "training": trainings[NAMED].as_context() if NAMED in trainings else None,
         },
         {
             "selections": [as_data(view) for view in views],
@@ -94,8 +93,9 @@ def build_report(
                 {"number": number, **comparison_data(run.comparison)}
                 for number, run in enumerate(comparisons, start=1)
             ],
+            "trainings": [view.as_data() for view in trainings.values()],
         },
-        title=f"{_name(opened[0])}: gadc report",
+        title=f"{base_name(opened[0].folder)}: gadc report",
     )
     write_text(out, text)
     return {
@@ -114,9 +114,32 @@ def build_report(
             for view in views
         ],
         "comparisons": [
-            {"run": str(run.folder), "n_methods": len(run.comparison.methods)}
+            {
+                "run": str(run.folder),
+                "n_methods": len(run.comparison.methods),
+                "n_trainings": len(run.trainings),
+            }
             for run in comparisons
         ],
+        "trainings": [
+            {"run": str(run.folder), "step": curves.steps[-1] if curves.steps else 0}
+            for view in trainings.values()
+            if view.number == NAMED
+            for run, curves in zip(view.runs, view.curves, strict=True)
+        ],
+    }
+
+
+def _look_at_trainings(opened: Sequence[Opened]) -> dict[int, TrainingView]:
+    """Return the groups of runs that are drawn together by their number."""
+    named = read_trainings([run.folder for run in opened if isinstance(run, TrainingFolder)])
+    comparisons = [run for run in opened if isinstance(run, ComparisonRun)]
+    groups = [named, *(run.trainings for run in comparisons)]
+    n_runs = sum(map(len, groups))
+    return {
+        number: TrainingView(number, runs, n_runs_in_all=n_runs)
+        for number, runs in enumerate(groups)
+        if runs
     }
 
 
@@ -126,24 +149,6 @@ def _n_pictured(view: SelectionView) -> int:
         return 0
     paths = [view.run.subset.paths[place] for place in view.shown]
     return sum(view.thumbnails.made(path) is not None for path in paths)
-
-
-def _comparison_context(run: ComparisonRun, number: int) -> dict[str, Any]:
-    found = run.comparison
-    kinds = {method["kind"] for method in found.methods}
-    return {
-        "number": number,
-        "name": _name(run),
-        "n_methods": len(found.methods),
-        "n_measures": len(found.measures),
-        "by_class": found.by_class,
-        "kinds": [(kind, KINDS[kind]) for kind in KINDS if kind in kinds],
-        "metadata_text": metadata_text(found.metadata),
-    }
-
-
-def _name(run: SelectionRun | ComparisonRun) -> str:
-    return os.path.basename(os.path.abspath(run.folder))
 
 
 def _check_output(out: Path) -> None:

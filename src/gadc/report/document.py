@@ -124,6 +124,7 @@ def _environment() -> jinja2.Environment:
     environment.filters["number"] = format_number
     environment.filters["count"] = lambda value: f"{value:,}"
     environment.filters["percent"] = format_percent
+    environment.filters["rate"] = lambda value: "–" if value is None else f"{value:,.4g}"
     return environment
 
 

@@ -1,4 +1,4 @@
-"""Folders that `gadc select` and `gadc compare` wrote, opened for a report."""
+"""Folders that commands wrote, opened for a report."""
 
 import logging
 from dataclasses import dataclass
@@ -9,9 +9,11 @@ from gadc.errors import GadcError, InputError
 from gadc.features.store import EXCLUDED_NAME, QUARANTINE_NAME, read_table
 from gadc.images.source import ImageIndex
 from gadc.report.comparison import COMPARISON_NAME, Comparison, read_comparison
+from gadc.report.training import TrainingRun, read_experiment
 from gadc.runs.record import RECORD_NAME, image_source, read_record
 from gadc.runs.reopen import ReopenedPool, reopen_pool
 from gadc.subset import SUBSET_NAME, Subset
+from gadc.training.record import RECORD_NAME as TRAINING_NAME
 
 logger = logging.getLogger(__name__)
 
@@ -43,13 +45,32 @@ class SelectionRun:
 
 @dataclass(frozen=True)
 class ComparisonRun:
-    """A finished comparison."""
+    """A finished comparison.
+
+    Attributes:
+        folder: Where it lies.
+        comparison: Its numbers.
+        trainings: What was trained for it; nothing where only subsets are compared.
+        n_trainings_gone: Trainings whose folder is not there any more.
+    """
 
     folder: Path
     comparison: Comparison
+    trainings: list[TrainingRun]
+    n_trainings_gone: int
 
 
-def read_run(folder: Path, *, source: Path | None = None) -> SelectionRun | ComparisonRun:
+@dataclass(frozen=True)
+class TrainingFolder:
+    """A folder of `gadc train`, to be read together with others."""
+
+    folder: Path
+
+
+Opened = SelectionRun | ComparisonRun | TrainingFolder
+
+
+def read_run(folder: Path, *, source: Path | None = None) -> Opened:
     """Open what a command wrote.
 
     Args:
@@ -57,12 +78,15 @@ def read_run(folder: Path, *, source: Path | None = None) -> SelectionRun | Comp
         source: Where the images are now, if not where they were selected from.
 
     Raises:
-        InputError: `not_a_run`: no finished run of either command; or files of one that can't
-            be used.
+        InputError: `not_a_run`: no finished run of any command; or files of one that can't be
+            used.
         RunError: `corrupt`: not the bytes that were written.
     """
     if (folder / COMPARISON_NAME).is_file():
-        return ComparisonRun(folder, read_comparison(folder / COMPARISON_NAME))
+        comparison = read_comparison(folder / COMPARISON_NAME)
+        return ComparisonRun(folder, comparison, *read_experiment(folder))
+    if (folder / TRAINING_NAME).is_file():
+        return TrainingFolder(folder)
     record = read_record(folder)
     if record is None:
         unfinished = (folder / SUBSET_NAME).is_file()
@@ -71,7 +95,8 @@ def read_run(folder: Path, *, source: Path | None = None) -> SelectionRun | Comp
             f"{folder} has no {RECORD_NAME}: its selection has not finished; run it again"
             if unfinished
             else f"{folder} has neither {RECORD_NAME}, which `gadc select` writes, nor "
-            f"{COMPARISON_NAME}, which `gadc compare` writes",
+            f"{COMPARISON_NAME}, which `gadc compare` and `gadc experiment` write, nor "
+            f"{TRAINING_NAME}, which `gadc train` writes",
         )
     return _read_selection(folder, record, source)
 

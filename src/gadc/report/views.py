@@ -1,6 +1,5 @@
 """One selection as the templates and the scripts show it."""
 
-import json
 import os
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +13,7 @@ from gadc.report import facts
 from gadc.report.geometry import UNMATCHED_SHARE, ClassGeometry, PoolMap, class_geometry, map_of
 from gadc.report.reading import SelectionRun
 from gadc.report.thumbnails import Thumbnails
+from gadc.report.training import base_name
 from gadc.runtime import ProgressStyle, progress
 
 MAX_TILES = 2_000
@@ -192,7 +192,7 @@ def as_context(view: SelectionView) -> dict[str, Any]:
     return {
         "number": view.number,
         "folder": os.fspath(run.folder),
-        "name": os.path.basename(os.path.abspath(run.folder)),
+        "name": base_name(run.folder),
         "record": record,
         "encoder": facts.encoder_name(record),
         "kind": facts.kind_of_classes(record),
@@ -373,35 +373,3 @@ def _mean_curve(view: SelectionView) -> list[float]:
         values = -np.cumsum(subset.gain[subset.labels == label]) / scale
         curves.append(np.concatenate([values, np.full(n_ranks - len(values), values[-1])]))
     return [float(f"{value:.6g}") for value in np.mean(curves, axis=0).tolist()]
-
-
-def comparison_data(comparison: Any) -> dict[str, Any]:
-    """Return a comparison as the scripts show it: only numbers and printable text."""
-
-    def text(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        return [
-            {
-                name: printable(value) if isinstance(value, str) else value
-                for name, value in entry.items()
-            }
-            for entry in entries
-        ]
-
-    return {
-        "methods": text(comparison.methods),
-        "measures": text(comparison.measures),
-        "settings": text(comparison.settings),
-        "cells": [
-            [*key, _finite(cell.mean), _finite(cell.sd), cell.n_seeds, printable(cell.note)]
-            for key, cell in comparison.cells.items()
-        ],
-    }
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and np.isfinite(value) else None
-
-
-def metadata_text(metadata: dict[str, Any]) -> str:
-    """Return the command, data and versions of a comparison, indented."""
-    return json.dumps(metadata, indent=2, sort_keys=True)

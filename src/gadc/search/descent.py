@@ -110,7 +110,7 @@ def descend(
 def _most_welcome(
     objective: Objective, chosen: list[int], candidates: Candidates, n: int
 ) -> np.ndarray:
-    """Return about the `n` images whose addition to the whole set would lower the objective most."""
+    """Return about the `n` images whose addition to the whole set would gain most."""
     pool = candidates.allowed(chosen)
     return pool if len(pool) <= n else objective.promising(chosen, pool, n)
 

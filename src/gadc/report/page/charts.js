@@ -137,6 +137,23 @@ function drawComparison(element, entries, measure) {
   }), CONFIG);
 }
 
+/** One value of training runs by step. `runs`: {name, colour, dash, steps, values}. */
+function drawLosses(element, runs, title) {
+  Plotly.react(element, runs.map((run) => ({
+    type: "scatter", mode: run.steps.length > 1 ? "lines" : "markers", name: plain(run.name),
+    x: run.steps, y: run.values, connectgaps: false,
+    line: { color: run.colour, width: 1.8, dash: run.dash }, marker: { color: run.colour },
+    hovertemplate: `${plain(shortened(run.name, isNarrow() ? 24 : 70))}<br>`
+      + "step %{x:,}: %{y:.5~g}<extra></extra>",
+  })), baseLayout({
+    dragmode: isCoarse ? false : "zoom",
+    xaxis: { title: titled("step"), rangemode: "tozero", zeroline: false },
+    yaxis: { title: titled(plain(title)), zeroline: false },
+    margin: { l: 60, r: 24, t: 18, b: 50 },
+    uirevision: title,
+  }), CONFIG);
+}
+
 function comparisonTitle(measure) {
   return isNarrow() ? shortened(measure.title, 24)
     : `${shortened(measure.title, 60)} · ${measure.better} is better`;

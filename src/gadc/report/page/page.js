@@ -358,10 +358,44 @@ function matrixCell(found, best, notes) {
   return element;
 }
 
+/* ---- training runs ---- */
+
+const DASHES = ["solid", "dash", "dot", "dashdot"];
+
+function setUpTraining(training) {
+  const section = document.getElementById(`training-${training.number}`);
+  const chart = section.querySelector(".losses");
+  if (!chart) return;
+  const setting = section.querySelector(".setting");
+  const measure = section.querySelector(".measure");
+  training.settings.forEach((name, value) =>
+    setting.append(make("option", { value, textContent: name })));
+  training.measures.forEach((name, value) =>
+    measure.append(make("option", { value, textContent: name })));
+  section.querySelector(".setting-label").hidden = training.settings.length < 2;
+  const colourOf = (group) => SERIES[group % SERIES.length];
+  const dashOf = (group) => DASHES[Math.floor(group / SERIES.length) % DASHES.length];
+  const boxes = training.groups.map(() =>
+    make("input", { type: "checkbox", checked: true }));
+  const redraw = drawn(chart, () => drawLosses(chart, training.runs
+    .filter((run) => run.setting === Number(setting.value) && boxes[run.group].checked
+      && run.values[measure.value])
+    .map((run) => ({ name: run.name, steps: run.steps, values: run.values[measure.value],
+      colour: colourOf(run.group), dash: dashOf(run.group) })), training.measures[measure.value]));
+  section.querySelector(".groups").append(...training.groups.map((name, group) => {
+    const dot = make("i", { className: "dot", ariaHidden: "true" });
+    dot.style.background = colourOf(group);
+    return make("li", {},
+      make("label", {}, boxes[group], dot, make("span", { textContent: name, title: name })));
+  }));
+  for (const control of [setting, measure, ...boxes]) control.addEventListener("change", redraw);
+}
+
 /* ---- */
 
 for (const run of DATA.selections) setUpSelection(run);
 for (const comparison of DATA.comparisons) setUpComparison(comparison);
+for (const training of DATA.trainings) setUpTraining(training);
 for (const table of document.querySelectorAll("table.sortable")) setUpSorting(table);
 setUpDetail();
 setUpTheme();
