@@ -9,7 +9,7 @@ import torch
 from gadc import InputError, Objective, exact_partial_transport
 from gadc.objective.threads import Threads
 from gadc.objective.window import Others, Window
-from gadc.search import Candidates, search, search_partitioned
+from gadc.search import Candidates, overlap_sum, search, search_partitioned
 from gadc.search import landscape as landscapes
 from gadc.search.cells import divide
 from gadc.search.landscape import Chosen, Landscape
@@ -377,3 +377,19 @@ def test_a_chosen_image_that_is_near_nothing_finds_its_mass(
     chosen = chosen_of(whole, images)
     sweep = Landscape(whole, cells, terms_of(whole), THREADS).solve(chosen)
     assert sweep.error <= landscapes.TOL
+
+
+@pytest.mark.parametrize("most_dense", [0, 100])
+def test_sums_of_overlaps_are_those_of_matrices(
+    monkeypatch: pytest.MonkeyPatch, most_dense: int
+) -> None:
+    monkeypatch.setattr(overlap_sum, "MOST_DENSE", most_dense)
+    draw = np.random.default_rng(0)
+    expected, found = np.zeros((9, 9)), overlap_sum.OverlapSum(9)
+    for _ in range(3):
+        near = [np.sort(draw.choice(9, 4, replace=False)) for _ in range(5)]
+        parts = [draw.random((4, 4), np.float32) * draw.integers(0, 2, (4, 4)) for _ in near]
+        found.add(near, [part.astype(np.float32) for part in parts])
+        for places, part in zip(near, parts, strict=True):
+            expected[np.ix_(places, places)] += part
+    np.testing.assert_allclose(found.total().toarray(), expected, rtol=1e-6)

@@ -243,7 +243,7 @@ def test_samples_of_a_run_with_other_texts_are_not_mixed(
     assert caught.value.code == "output_in_use"
 
 
-@pytest.mark.parametrize("name", ["images/000000.png", "samples.npz"])
+@pytest.mark.parametrize("name", ["images/000000.png", "samples.npz", "cat/1.png"])
 def test_images_of_others_are_not_taken_for_samples(
     runs: dict[str, Path], tmp_path: Path, name: str
 ) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import inspect
 import logging
+import os
 import re
 import signal
 import sys
@@ -105,9 +106,12 @@ def gadc_options(
 
     Results go to stdout; progress, log lines and errors to stderr. A command that was interrupted
     goes on where it stopped when it is run again. Exit status: 0 done, 1 failed, 2 input that can't
-    be used, 3 done but with bad images set aside (`--strict-exit`), 130 interrupted.
+    be used, 3 done but with bad images set aside (`--strict-exit`), 130 interrupted, 143 ended by
+    SIGTERM.
     """
     context.obj = Session(quiet=quiet, debug=debug)
+    if quiet:  # transformers and diffusers load weights with bars of their own
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     _log_to_stderr(logging.WARNING if quiet else logging.INFO)
 
 

@@ -1,6 +1,7 @@
 """`gadc plan`: what a selection will need, before it runs."""
 
 import functools
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -74,6 +75,8 @@ def plan(
 
         gadc plan digits
     """
+    # What is measured is done in folders that are gone afterwards; nobody needs to hear of them.
+    logging.getLogger("gadc").setLevel(logging.WARNING)
     if isinstance(request, AskedProtocol):
         from gadc.experiment.cost import plan_experiment
         from gadc.experiment.protocol import load_protocol

@@ -169,12 +169,12 @@ def _claim(
     }
     path = out / RECORD_NAME
     # Looked for before the record, which another process writes before its first image.
-    has_images = (out / NPZ_NAME).exists() or any((out / IMAGES_FOLDER).glob("*"))
-    if not path.exists() and has_images:
+    others = sorted(entry.name for entry in out.iterdir() if not entry.name.startswith(".gadc"))
+    if others and not path.exists():
         raise InputError(
             "output_not_empty",
-            f"{out} holds images but no {RECORD_NAME}, which would say that they are samples of "
-            "this run; choose a new or empty folder",
+            f"{out} holds {', '.join(others[:3])}{' ...' if len(others) > 3 else ''}, but no "
+            f"{RECORD_NAME}, which would say that it holds samples; choose a new or empty folder",
         )
     if path.exists():
         try:

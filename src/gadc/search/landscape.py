@@ -19,6 +19,7 @@ from scipy.sparse.linalg import cg
 
 from gadc.objective.cost import squared_distances
 from gadc.objective.threads import Threads
+from gadc.search.overlap_sum import OverlapSum
 from gadc.search.whole import BLOCK_ROWS, Terms, Whole
 
 # So many chosen images take part in a block at most, those with the lowest cost less potential at
@@ -254,7 +255,7 @@ class Landscape:
         masses, costs, log_sum = np.zeros(m), np.zeros(m), 0.0
         holders = np.zeros((n, N_HOLDERS), dtype=np.int32)
         held = np.zeros((n, N_HOLDERS), dtype=np.float32)
-        overlap = sparse.csr_array((m, m), dtype=np.float32)
+        overlaps = OverlapSum(m)
         for start in range(0, len(self.blocks), BLOCKS_AT_A_TIME):
             blocks = self.blocks[start : start + BLOCKS_AT_A_TIME]
             parts = self._threads.map(lambda block: self._part(block, chosen, epsilon), blocks)
@@ -263,12 +264,8 @@ class Landscape:
                 costs[block.near] += part.costs
                 holders[block.rows], held[block.rows] = part.holders, part.held
                 log_sum += part.log_sum
-            entries, first, second = (
-                np.concatenate([getattr(part, name) for part in parts])
-                for name in ("overlaps", "first", "second")
-            )
-            overlap += sparse.coo_array((entries, (first, second)), shape=(m, m)).tocsr()
-        hessian = sparse.diags_array(masses + RIDGE / m) - overlap
+            overlaps.add([block.near for block in blocks], [part.overlap for part in parts])
+        hessian = sparse.diags_array(masses + RIDGE / m) - overlaps.total()
         value = float(chosen.potentials.mean()) / epsilon - log_sum
         return Sweep(value, masses, costs, hessian.tocsr(), holders, held)
 
@@ -290,17 +287,8 @@ class Landscape:
         costs = (plan * found.cost).sum(1, dtype=torch.float64).numpy()
         overlap = (plan @ share.T).numpy()  # [q, q]
         norms = np.sqrt(np.diagonal(overlap))
-        first, second = np.nonzero(overlap > LEAST_OVERLAP * norms[:, None] * norms)
-        return _Part(
-            masses,
-            costs,
-            log_sum,
-            overlap[first, second],
-            block.near[first].astype(np.int32),
-            block.near[second].astype(np.int32),
-            holders,
-            held,
-        )
+        overlap[overlap <= LEAST_OVERLAP * norms[:, None] * norms] = 0.0
+        return _Part(masses, costs, log_sum, overlap, holders, held)
 
 
 @dataclass(frozen=True)
@@ -322,13 +310,11 @@ class Shares:
 
 @dataclass(frozen=True)
 class _Part:
-    """One block's part of a sweep; the Hessian's as entries [e] and their places."""
+    """One block's part of a sweep; the Hessian's as `overlap` [q, q]."""
 
     masses: np.ndarray
     costs: np.ndarray
     log_sum: float
-    overlaps: np.ndarray
-    first: np.ndarray
-    second: np.ndarray
+    overlap: np.ndarray
     holders: np.ndarray
     held: np.ndarray
