@@ -1,5 +1,6 @@
 """Sampling: guidance, generators of images, labels, files, and going on."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -24,6 +25,7 @@ from gadc.sampling.preview import GridWriter
 from gadc.training.checkpoint import checkpoint_path
 from gadc.training.journal import LOSSES_NAME, read_losses
 from gadc.training.loop import train
+from gadc.training.record import RunRecord
 from gadc.training.tensor_files import load_tensors
 from training_runs import save_tiny_vae, tiny_conditions, tiny_config, tiny_images, write_images
 
@@ -236,8 +238,7 @@ def test_samples_of_a_run_with_other_texts_are_not_mixed(
 ) -> None:
     sample(runs["flow"], sampling(), tmp_path / "out")
     other = shutil.copytree(runs["flow"], tmp_path / "other")
-    record = json.loads((other / "training.json").read_text())
-    (other / "training.json").write_text(json.dumps({**record, "conditions": "0" * 64}))
+    dataclasses.replace(RunRecord.load(other), conditions="0" * 64).save(other)
     with pytest.raises(InputError) as caught:
         sample(other, sampling(), tmp_path / "out")
     assert caught.value.code == "output_in_use"

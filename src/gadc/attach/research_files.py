@@ -24,7 +24,7 @@ import torch
 from gadc.attach.attach import TextPart, VisualPart
 from gadc.errors import InputError
 from gadc.images.source import examples
-from gadc.storage import digest, file_sha256, prepare_output, write_bytes, write_json
+from gadc.storage import digest, exclusive, file_sha256, prepare_output, write_bytes, write_json
 from gadc.subset import Subset
 from gadc.training.conditions import Conditions
 
@@ -128,16 +128,17 @@ def write_research_files(
     Raises:
         InputError: `export_cannot_hold`: texts that differ within a class, or class names that
             can't name a file; `length_mismatch`.
-        RunError: `disk_full`.
+        RunError: `disk_full`, `locked`.
     """
     conditions = conditions.of_images(subset.paths)
     prepare_output(out)
     folders = []
-    if conditions.visual is not None:
-        folders.append(_write_targets(conditions.visual, out / TARGETS_FOLDER, paths))
-    if conditions.text is not None and conditions.text_index is not None:
-        by_class = _text_of_classes(subset, conditions.text_index)
-        folders.append(_write_texts(conditions.text, by_class, out / TEXTS_FOLDER))
+    with exclusive(out):
+        if conditions.visual is not None:
+            folders.append(_write_targets(conditions.visual, out / TARGETS_FOLDER, paths))
+        if conditions.text is not None and conditions.text_index is not None:
+            by_class = _text_of_classes(subset, conditions.text_index)
+            folders.append(_write_texts(conditions.text, by_class, out / TEXTS_FOLDER))
     return folders
 
 
