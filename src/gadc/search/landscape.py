@@ -137,6 +137,7 @@ class Landscape:
         self._whole, self._cells, self._terms, self._threads = whole, cells, terms, threads
         self.near: list[np.ndarray] = []
         self.blocks: list[Block] = []
+        self._probed: np.ndarray | None = None  # [n_cells, m]; None where all are near
 
     def solve(self, chosen: Chosen) -> Sweep:
         """Find the potentials of `chosen`, starting from those it has.
@@ -169,7 +170,8 @@ class Landscape:
         for _ in range(MAX_STEPS):
             if sweep.error <= tol:
                 break
-            if np.abs(chosen.potentials - seen_from).max() > epsilon:
+            has_moved = np.abs(chosen.potentials - seen_from).max() > epsilon
+            if has_moved and self._probed is not None:
                 self._look_around(chosen, afresh=False)
                 seen_from = chosen.potentials
                 sweep = self._sweep(chosen, epsilon)
@@ -227,8 +229,8 @@ class Landscape:
         """
         m, n_cells = len(chosen.images), len(self._cells)
         is_near = np.ones((n_cells, m), dtype=bool)
-        if m > N_NEAR:
-            margins = self._probed - chosen.potentials
+        if self._probed is not None:
+            margins = self._probed - chosen.potentials.astype(np.float32)
             margins -= np.partition(margins, N_NEAR - 1, axis=1)[:, N_NEAR - 1 : N_NEAR]
             is_near = margins <= 0.0
             # One that is far from everything must find its mass somewhere all the same.
