@@ -116,7 +116,7 @@ def build_report(
         "comparisons": [
             {
                 "run": str(run.folder),
-                "n_methods": len(run.comparison.methods),
+                "n_methods": run.comparison.n_methods,
                 "n_trainings": len(run.trainings),
             }
             for run in comparisons

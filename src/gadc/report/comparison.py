@@ -58,6 +58,11 @@ class Comparison:
     by_class: int
     metadata: dict[str, Any]
 
+    @property
+    def n_methods(self) -> int:
+        """How many methods there are; what they are held against is none."""
+        return sum(method["kind"] != "reference" for method in self.methods)
+
 
 def read_comparison(path: Path) -> Comparison:
     """Read and sum up a comparison.

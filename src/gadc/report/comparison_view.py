@@ -28,7 +28,7 @@ def comparison_context(
     return {
         "number": number,
         "name": base_name(run.folder),
-        "n_methods": len(found.methods),
+        "n_methods": found.n_methods,
         "n_measures": len(found.measures),
         "by_class": found.by_class,
         "kinds": [(kind, KINDS[kind]) for kind in KINDS if kind in kinds],

@@ -321,8 +321,10 @@ function fillMatrix(article, comparison, cell) {
   const table = article.querySelector(".matrix");
   const shown = comparison.measures.map((_, m) => m)
     .filter((m) => comparison.methods.some((_, place) => cell(place, m)));
+  const isMethod = (place) => comparison.methods[place].kind !== "reference";
   const best = new Map(shown.map((m) => {
-    const values = comparison.methods.map((_, place) => cell(place, m)?.mean)
+    const values = comparison.methods
+      .map((_, place) => (isMethod(place) ? cell(place, m)?.mean : null))
       .filter((mean) => mean !== null && mean !== undefined);
     return [m, comparison.measures[m].better === "lower" ? Math.min(...values)
       : Math.max(...values)];
@@ -336,7 +338,9 @@ function fillMatrix(article, comparison, cell) {
   const notes = [];
   const rows = comparison.methods.map((method, place) => {
     const row = make("tr", {}, make("th", { scope: "row", textContent: method.title }));
-    for (const m of shown) row.append(matrixCell(cell(place, m), best.get(m), notes));
+    for (const m of shown) {
+      row.append(matrixCell(cell(place, m), isMethod(place) ? best.get(m) : null, notes));
+    }
     return row;
   }).filter((row) => row.querySelector("[data-value]"));
   table.replaceChildren(make("thead", {}, head), make("tbody", {}, ...rows));
