@@ -92,9 +92,14 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def is_disk_full(error: OSError) -> bool:
+    """Tell whether the disk, or the user's share of it, is full."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 def write_error(path: Path, error: OSError) -> RunError:
     """Return what to raise when `path` could not be written."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if is_disk_full(error):
         return RunError(
             "disk_full", f"no space left for {path}; free some and run the same command again"
         )
@@ -104,7 +109,7 @@ def write_error(path: Path, error: OSError) -> RunError:
 def refused_by_system(error: OSError) -> RunError:
     """Return what to say of a file, folder or stream that could not be read, made or removed."""
     name = "what is printed" if error.filename is None else error.filename
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if is_disk_full(error):
         return write_error(Path(name), error)
     return RunError("system_error", f"{name}: {error.strerror}; repair or remove it")
 

@@ -15,7 +15,7 @@ from gadc.attach.visual import N_ORIENTATIONS, PatchEncoder
 from gadc.errors import InputError, RunError
 from gadc.features.forward import BlockForward
 from gadc.images.decode import DecodePolicy, decode, resize_and_crop
-from gadc.images.faults import ImageError
+from gadc.images.faults import ImageError, bad_image
 from gadc.images.selected import SelectedImages
 from gadc.runtime import ProgressStyle, progress
 from gadc.storage import digest, escape_name
@@ -120,9 +120,7 @@ def _square(content: bytes, name: str, image_size_px: int) -> Image.Image:
     try:
         image = decode(content, DecodePolicy()).image
     except ImageError as error:
-        raise InputError(
-            "bad_image", f"{name}: {error.code}: {error.message}; remove or repair it"
-        ) from error
+        raise bad_image(name, error) from error
     return resize_and_crop(image, resize_px=image_size_px, crop_px=image_size_px)
 
 

@@ -19,7 +19,7 @@ from gadc.features.rows import FeatureRows
 from gadc.features.store import ROWS_NAME
 from gadc.features.tensors import map_tensors
 from gadc.images.decode import decode, resize_and_crop
-from gadc.images.faults import ImageError
+from gadc.images.faults import ImageError, bad_image
 from gadc.runtime import ProgressStyle
 from gadc.storage import digest
 
@@ -72,10 +72,7 @@ def common_size(generated: Judged, size_px: int | None) -> Size | None:
     try:
         image = decode(generated.index.read(0)).image
     except ImageError as error:
-        raise InputError(
-            "bad_image",
-            f"{generated.index.ids[0]}: {error.code}: {error.message}; remove or repair it",
-        ) from error
+        raise bad_image(generated.index.ids[0], error) from error
     return Size(*image.size, is_scaled=False)
 
 

@@ -18,7 +18,7 @@ from gadc.errors import InputError, RunError
 from gadc.features.encoders.base import TorchEncoder
 from gadc.features.encoders.preprocessing import Preprocessing
 from gadc.images.decode import decode, resize_and_crop
-from gadc.images.faults import ImageError
+from gadc.images.faults import ImageError, bad_image
 from gadc.images.source import ImageIndex
 from gadc.per_class.selection import single_thread
 from gadc.runtime import generator
@@ -198,9 +198,7 @@ def read_pixels(index: ImageIndex, resolution_px: int) -> NDArray[np.float32]:
         try:
             image = decode(index.read(row)).image
         except ImageError as error:
-            raise InputError(
-                "bad_image", f"{index.ids[row]}: {error.code}: {error.message}; remove or repair it"
-            ) from error
+            raise bad_image(index.ids[row], error) from error
         if image.size != (resolution_px, resolution_px):
             image = resize_and_crop(image, resize_px=resolution_px, crop_px=resolution_px)
         found[row] = np.asarray(image, dtype=np.float32).transpose(2, 0, 1) / 127.5 - 1.0

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import errno
 import logging
 import time
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from gadc.features.tally import FEW_BAD, OnError, Tally
 from gadc.images.decode import DecodePolicy
 from gadc.images.source import ImageIndex
 from gadc.runtime import ProgressStyle, progress
-from gadc.storage import exclusive, prepare_output
+from gadc.storage import exclusive, is_disk_full, prepare_output
 
 __all__ = ["FEW_BAD", "OnError", "extract"]
 
@@ -152,7 +151,7 @@ def _named_disk_errors(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        is_full = is_disk_full(error)
         raise RunError(
             "disk_full" if is_full else "disk_error",
             f"{out}: {error}; {'free some space' if is_full else 'repair the disk'} and run the "

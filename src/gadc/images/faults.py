@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+from gadc.errors import InputError
+
 FaultCode = Literal[
     "animated",
     "changed",
@@ -34,3 +36,8 @@ class ImageError(Exception):
     def __reduce__(self) -> tuple[type["ImageError"], tuple[FaultCode, str]]:
         """Survive the trip back from a worker process."""
         return type(self), (self.code, self.message)
+
+
+def bad_image(name: str, error: ImageError) -> InputError:
+    """Return what ends a run that can't go on without the image `name`."""
+    return InputError("bad_image", f"{name}: {error.code}: {error.message}; remove or repair it")

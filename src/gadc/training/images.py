@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from gadc.errors import InputError
 from gadc.images.decode import DecodePolicy, decode, resize_and_crop
-from gadc.images.faults import ImageError
+from gadc.images.faults import ImageError, bad_image
 from gadc.images.selected import SelectedImages
 from gadc.images.source import ImageIndex
 from gadc.storage import digest, escape_name
@@ -71,9 +71,7 @@ class TrainingImages:
         try:
             image = decode(content, DECODE_POLICY).image
         except ImageError as error:
-            raise InputError(
-                "bad_image", f"{name}: {error.code}: {error.message}; remove or repair it"
-            ) from error
+            raise bad_image(name, error) from error
         square = resize_and_crop(image, resize_px=resolution_px, crop_px=resolution_px)
         return np.ascontiguousarray(np.asarray(square, dtype=np.uint8).transpose(2, 0, 1))
 
