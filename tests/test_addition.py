@@ -8,7 +8,9 @@ from safetensors.torch import load_file
 from gadc import Objective
 from gadc.objective.chord import MAX_STEPS, _Chords
 from gadc.objective.extension import Extension
+from gadc.objective.fast_stack import FastStack
 from gadc.objective.guides import Guides
+from gadc.objective.likely import DOUBT
 from gadc.objective.linear_bound import best_newcomers, linear_bounds
 from gadc.objective.look import LEAST_GUIDED
 from gadc.objective.newton_stack import solve
@@ -47,9 +49,47 @@ def test_stack_equals_solving_one_by_one(seed: int, m: int) -> None:
     objective = problem(seed, 60)
     base = list(range(m))
     extension, pool, newcomers = extended(objective, base)
-    costs = solve(extension, pool, extension.with_newcomers(newcomers))
+    costs, _ = solve(extension, pool, extension.with_newcomers(newcomers))
     alone = [objective.terms([*base, j])["transport"] for j in pool[::9].tolist()]
     np.testing.assert_allclose(costs[::9], alone, rtol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("m", [1, 5, 25])
+def test_stack_with_a_row_left_out_equals_solving_what_remains(seed: int, m: int) -> None:
+    objective = problem(seed, 60)
+    base = list(range(m))
+    extension, pool, newcomers = extended(objective, base)
+    pool, newcomers = pool[::5], newcomers[::5]
+    dropped = torch.arange(len(pool)) % m
+    potentials = extension.with_newcomers(newcomers)
+    costs, found = solve(extension, pool, potentials, dropped=dropped)
+    for i, (j, place) in enumerate(zip(pool.tolist(), dropped.tolist(), strict=True)):
+        rest = base[:place] + base[place + 1 :]
+        assert costs[i] == pytest.approx(objective.terms([*rest, j])["transport"], rel=1e-6)
+        stays = torch.arange(found.shape[1]) != place
+        solution = objective.problem.solve(objective.cost[[*rest, j]].double()[None]).potentials
+        slack_last = torch.cat([solution[:, : m - 1], solution[:, m:], solution[:, m - 1 : m]], 1)
+        np.testing.assert_allclose(
+            found[i, stays], slack_last[0], rtol=1e-5, atol=1e-4 * objective.scale
+        )
+
+
+@pytest.mark.parametrize("m", [12, 40])
+def test_estimates_of_exchanges_are_near_their_costs(m: int) -> None:
+    errors = []
+    for seed in range(12):
+        objective = problem(seed, 200)
+        extension, pool, newcomers = extended(objective, list(range(m)))
+        dropped = torch.arange(len(pool)) % m
+        log_scaling = torch.zeros(len(pool), m + 2)
+        stack = FastStack(extension, pool, newcomers, log_scaling, dropped=dropped)
+        stack.newton_step()
+        estimates, _, _ = stack.evaluate()
+        potentials = extension.with_newcomers(newcomers)
+        costs, _ = solve(extension, pool, potentials, dropped=dropped)
+        errors.append((estimates - costs).abs() / objective.scale * m)
+    assert float(torch.cat(errors).median()) < DOUBT
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -57,7 +97,7 @@ def test_stack_equals_solving_one_by_one(seed: int, m: int) -> None:
 def test_linear_bound_is_below_the_transport_cost(seed: int, m: int) -> None:
     objective = problem(seed, 90)
     extension, pool, newcomers = extended(objective, list(range(m)))
-    costs = solve(extension, pool, extension.with_newcomers(newcomers))
+    costs, _ = solve(extension, pool, extension.with_newcomers(newcomers))
     shift = np.random.default_rng(seed).normal(size=len(pool)) * objective.scale
     for potentials in (newcomers, newcomers + torch.from_numpy(shift)):
         bounds = linear_bounds(extension, pool, potentials, scale=objective.scale)
@@ -70,7 +110,7 @@ def test_estimates_are_within_their_margins(m: int) -> None:
     for seed in range(24):
         objective = problem(seed, 200)
         extension, pool, newcomers = extended(objective, list(range(m)))
-        costs = solve(extension, pool, extension.with_newcomers(newcomers))
+        costs, _ = solve(extension, pool, extension.with_newcomers(newcomers))
         guides = Guides.among(objective._features, objective.cost)
         starts = Starts.unknown(len(objective.cost), len(guides.images), objective.cost.device)
         starts.met(extension, guides.images)
@@ -79,7 +119,7 @@ def test_estimates_are_within_their_margins(m: int) -> None:
         solved = guides.beside(extension, pool, starts, Threads(objective.cost.device))
         chords = _Chords(extension, solved, solved.place, pool, newcomers)
         for _ in range(MAX_STEPS):
-            estimates, margins = chords.evaluate()
+            estimates, margins = chords.estimates()
             known = torch.isfinite(estimates) & torch.isfinite(margins)
             assert bool(((estimates - costs).abs() <= margins)[known].all()), seed
             n_known, n_all = n_known + int(known.sum()), n_all + len(known)

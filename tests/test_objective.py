@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from gadc import InputError, Objective, exact_partial_transport
+from gadc.objective.cost import cost_scale
 from golden import N_CASES, golden
 from real_data import needs_real_data
 from slow_search import slow_best_addition
@@ -186,3 +187,18 @@ def test_two_distant_groups_leave_the_distances_within_them_right(distance: floa
     expected = ((within[:, None] - within[None]) ** 2).sum(2)
     cost = Objective(features).cost[30:, 30:].numpy()
     np.testing.assert_allclose(cost, expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 1000, 1500])
+def test_scale_is_the_lower_median_of_the_costs_between_different_images(n: int) -> None:
+    rng = np.random.default_rng(n)
+    for features in (
+        rng.normal(size=(n, 3)),
+        rng.integers(0, 2, size=(n, 2)).astype(float),  # few different costs, many ties
+        np.sort(rng.exponential(size=(n, 1)) ** 4, axis=0),
+    ):
+        cost = torch.cdist(torch.from_numpy(features), torch.from_numpy(features)).square().float()
+        between = np.sort(cost.numpy()[~np.eye(n, dtype=bool)])
+        expected = between[(len(between) - 1) // 2] if len(between) else 1.0
+        if expected > 0.0:
+            assert cost_scale(cost, is_square=True) == pytest.approx(expected, rel=1e-6)

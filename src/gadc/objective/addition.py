@@ -8,6 +8,7 @@ import torch
 
 from gadc.objective.extension import Extension
 from gadc.objective.guides import Guides
+from gadc.objective.likely import likely, promising
 from gadc.objective.look import Addition, Look, RestOf
 from gadc.objective.starts import Starts
 from gadc.objective.threads import Threads
@@ -52,11 +53,17 @@ class Additions:
 
     def best(self, base: list[int], pool: np.ndarray, *, below: float) -> Addition:
         """See `Objective.best_addition`."""
-        return self._at(self._look.best, base, pool, below)
+        with self._threads.one_each():
+            extension = self._look.extension(base, self._starts)
+            return self._look.best(extension, pool, below, self._starts, self._threads)
 
     def likely(self, base: list[int], pool: np.ndarray, *, below: float) -> Addition:
         """See `Objective.likely_addition`."""
-        return self._at(self._look.likely, base, pool, below)
+        with self._threads.one_each():
+            extension = self._look.extension(base, self._starts)
+            if extension.is_bare:
+                return self._look.best(extension, pool, below, self._starts, self._threads)
+            return self._likely(extension, None, [pool], below)[0]
 
     def best_exchanges(
         self, chosen: list[int], places: Sequence[int], pools: Pools, *, below: float
@@ -68,7 +75,26 @@ class Additions:
         self, chosen: list[int], places: Sequence[int], pools: Pools, *, below: float
     ) -> list[Addition]:
         """See `Objective.likely_exchanges`."""
-        return self._at_each(self._look.likely, chosen, places, pools, below, roughly=True)
+        if len(chosen) == 1 and not self._look.problem.has_slack:
+            # Without its only image nothing of the subset is left to begin with.
+            return self._at_each(self._look.best, chosen, places, pools, below)
+        with self._threads.one_each():
+            return self._likely(self._solved_whole(chosen), places, pools, below)
+
+    def _likely(
+        self, extension: Extension, places: Sequence[int] | None, pools: Pools, below: float
+    ) -> list[Addition]:
+        device = extension.cost.device
+        candidates = [torch.as_tensor(pool, dtype=torch.int64, device=device) for pool in pools]
+        return likely(
+            self._look,
+            extension,
+            places,
+            candidates,
+            below=below,
+            starts=self._starts,
+            threads=self._threads,
+        )
 
     def likely_successors(
         self, chosen: list[int], place: int, pool: np.ndarray, n: int
@@ -88,18 +114,18 @@ class Additions:
         """See `Objective.promising`."""
         with self._threads.one_each():
             extension = self._look.extension(base, self._starts)
-            found = self._look.promising(extension, pool, n, self._starts, self._threads)
+            candidates = torch.as_tensor(pool, dtype=torch.int64, device=extension.cost.device)
+            if extension.is_bare:
+                rest, _ = self._look.rest_of(extension.base, candidates, True)
+                values = self._look.alone(candidates) + rest
+                found = candidates[torch.argsort(values, stable=True)[:n]]
+            else:
+                found = promising(self._look, extension, candidates, n, self._starts, self._threads)
         return np.asarray(found.cpu().numpy())
 
     def one_thread_each(self) -> AbstractContextManager[None]:
         """See `Objective.one_thread_each`."""
         return self._threads.one_each()
-
-    def _at(self, look: SingleLook, base: list[int], pool: np.ndarray, below: float) -> Addition:
-        """Look at one base, with all threads."""
-        with self._threads.one_each():
-            extension = self._look.extension(base, self._starts)
-            return look(extension, pool, below, self._starts, self._threads)
 
     def _at_each(
         self,
@@ -108,13 +134,10 @@ class Additions:
         places: Sequence[int],
         pools: Pools,
         below: float,
-        *,
-        roughly: bool = False,
     ) -> list[Addition]:
         """Look at the chosen images without each of `places`, every one in a thread of its own."""
         with self._threads.one_each():
-            # Without its only image nothing of a subset is left to begin with.
-            alone = len(chosen) <= (1 if roughly else MOST_SOLVED_ALONE)
+            alone = len(chosen) <= MOST_SOLVED_ALONE
             whole = None if alone else self._solved_whole(chosen)
 
             def look_without(job: tuple[int, np.ndarray, Starts]) -> Addition:

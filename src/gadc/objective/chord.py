@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import torch
 
 from gadc.objective.extension import Extension
+from gadc.objective.fast_stack import FastStack
 from gadc.objective.field import Field
 from gadc.objective.first_order import Margins
 from gadc.objective.guides import Solved
-from gadc.objective.newton_stack import scale_rows
 from gadc.objective.threads import Threads
 
 # Candidates in a block of about this many costs.
@@ -27,14 +27,8 @@ MAX_STEPS = 2
 COMPACT_BELOW = 0.7
 # A correction may lengthen a step at most by the inverse of this.
 LEAST_SHORTENING = 0.2
-# Relative rounding of a cost in float32, generously.
-ROUNDING = 1e-5
 # Longest step, as the logarithm of a scaling.
 MAX_LOG_STEP = 2.0
-# Before the first: steps of a candidate's own scaling alone.
-N_OWN_STEPS = 2
-# Kernels are exponentials: within these logarithms they stay normal numbers in float32.
-MAX_LOG_KERNEL = 69.0
 
 
 @dataclass(frozen=True)
@@ -132,7 +126,7 @@ def _pursue(chords: "_Chords", field: Field, places: torch.Tensor, bar: torch.Te
             break
         if n_steps:
             chords.step()
-        estimate, margin = chords.evaluate()
+        estimate, margin = chords.estimates()
         estimate += field.rest[left]
         margin += field.rest_error[left]
         newcomers[left] = chords.newcomers
@@ -147,8 +141,8 @@ def _pursue(chords: "_Chords", field: Field, places: torch.Tensor, bar: torch.Te
     return Pursued(Narrowed(places[left], chords.potentials, floors), bar, places, newcomers)
 
 
-class _Chords:
-    """A block of p candidates on their way, float32; `place` [p], of their guides, is ascending."""
+class _Chords(FastStack):
+    """A block of p candidates on their way; `place` [p], of their guides, is ascending."""
 
     def __init__(
         self,
@@ -158,83 +152,34 @@ class _Chords:
         pool: torch.Tensor,
         newcomers: torch.Tensor,
     ) -> None:
-        self.extension, self.solved, self.place = extension, solved, place
-        epsilon = extension.problem.epsilon
+        rounded = newcomers.float().double()
+        log_scaling = (
+            solved.potentials[place] - extension.with_newcomers(rounded)
+        ) / extension.problem.epsilon
+        super().__init__(extension, pool, newcomers, log_scaling.float())
+        self.solved, self.place = solved, place
         self.margins = Margins(solved.sensitivity)
-        newcomers32 = newcomers.float()
-        self._start = newcomers = newcomers32.double()  # float32 and float64 mean the same by it
-        self.log_scaling = (
-            (solved.potentials[place] - extension.with_newcomers(newcomers)) / epsilon
-        ).float()  # [p, r + 1]
-        self.log_scaling[:, -1] = 0.0
-        # Of the newcomers: C_jl - f_j - g_l, and what it makes of their kernels, [p, n].
-        self.surplus = extension.cost[pool].sub_(extension.column32).sub_(newcomers32[:, None])
-        self.newcomer = (
-            (self.surplus * (-1.0 / epsilon)).clamp_(-MAX_LOG_KERNEL, MAX_LOG_KERNEL).exp_()
-        )
         self._steps: list[torch.Tensor] = []  # [p, r + 1] each
-        self._take_first_step()
+        _, _, errors = self.scale_newcomers()
+        self.next_step = self._step_for(errors)
+        self.margins.of(errors, self.next_step, self.masses)
+        self.step()
 
     def keep(self, mask: torch.Tensor) -> None:
         """Go on with the candidates in `mask` alone."""
         if bool(mask.all()):
             return
+        super().keep(mask)
         self.margins.keep(mask)
-        for name in ("place", "_start", "log_scaling", "surplus", "newcomer", "next_step"):
-            setattr(self, name, getattr(self, name)[mask])
+        self.place, self.next_step = self.place[mask], self.next_step[mask]
         self._steps = [step[mask] for step in self._steps]
 
-    @property
-    def newcomers(self) -> torch.Tensor:
-        """Potentials of the candidates' own rows, float64 [p]."""
-        return self.potentials[:, -1]
-
-    @property
-    def potentials(self) -> torch.Tensor:
-        """All potentials, the slack's at zero if there is one, float64 [p, r + 1]."""
-        extension = self.extension
-        potentials = extension.with_newcomers(self._start)
-        potentials += extension.problem.epsilon * self.log_scaling.double()
-        return potentials - potentials[:, -2:-1] if extension.problem.has_slack else potentials
-
-    def _take_first_step(self) -> None:
-        """Scale the own rows until they hold about their mass; then take a step with all rows."""
-        extension = self.extension
-        wanted, column_mass = extension.masses32[-1], extension.column_mass32
-        scaling = self.log_scaling.exp()
-        taken = scaling[:, :-1] @ extension.plan32  # [p, n]
-        log_own = self.log_scaling[:, -1:]
-        scale_rows(log_own, self.newcomer, taken, wanted, column_mass, n_steps=N_OWN_STEPS)
-        scaling[:, -1:] = log_own.exp()
-        inverse = taken.addcmul_(self.newcomer, scaling[:, -1:]).reciprocal_().mul_(column_mass)
-        base = inverse @ extension.plan_and_surplus[:, : scaling.shape[1] - 1]
-        newcomer = inverse.mul_(self.newcomer).sum(1, keepdim=True)
-        error = extension.masses32 - torch.cat([base, newcomer], 1) * scaling
-        self.next_step = self._step_for(error)
-        self.margins.of(error, self.next_step, extension.masses32)
-        self.step()
-
-    def evaluate(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def estimates(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return estimates of the transport costs and margins within which they are, [p] each."""
-        extension = self.extension
-        scaling = self.log_scaling.exp()
-        inverse = torch.addmm(
-            self.newcomer * scaling[:, -1:], scaling[:, :-1], extension.plan32
-        ).reciprocal_()
-        inverse *= extension.column_mass32
-        base = inverse @ extension.plan_and_surplus  # [p, 2 r]
-        r = len(extension.potentials)
-        own = inverse.mul_(self.newcomer)
-        newcomer = own.sum(1, keepdim=True)
-        surplus = own.mul_(self.surplus).sum(1) * scaling[:, -1]
-        surplus += (base[:, r:] * scaling[:, :-1]).sum(1)
-        error = extension.masses32 - torch.cat([base[:, :r], newcomer], 1) * scaling  # [p, r + 1]
-        self.next_step = self._step_for(error)
-        margin = self.margins.of(error, self.next_step, extension.masses32)
-        margin += ROUNDING * (surplus.abs() + extension.problem.epsilon)
-        missing = extension.problem.epsilon * (self.log_scaling * error).sum(1)
-        estimate = (surplus + missing).double() + self._start * extension.masses[-1]
-        return estimate + extension.shared_cost, margin.double()
+        estimate, rounding, errors = self.evaluate()
+        self.next_step = self._step_for(errors)
+        margin = self.margins.of(errors, self.next_step, self.masses)
+        return estimate, (margin + rounding).double()
 
     def step(self) -> None:
         """Take the next step, corrected by what the last ones have shown.

@@ -13,6 +13,13 @@ FLOAT32_NORM_RATIO = 1e3
 DROWNED = 1e-4
 # That share of the distances may be so, as they are between near-duplicates.
 FEW_DROWNED = 0.01
+# Costs are looked through in blocks of about this many.
+BLOCK_ENTRIES = 1 << 20
+# Of float64 copies less, so that they stay in a core's cache.
+SUMMED_ENTRIES = 1 << 18
+# The median is sought between two values of a sorted sample, so many places apart.
+SAMPLED = 100_000
+SAMPLE_MARGIN = 2_000
 # Rows at a time when differences are squared one by one.
 DIRECT_ROWS = 1024
 
@@ -78,8 +85,12 @@ def class_costs(
         columns: The goal, `centred` likewise.
     """
     cost = squared_distances(rows, columns)
-    norms = rows.square().sum(1)[:, None] + columns.square().sum(1)  # [n, k]
-    n_drowned = int((cost < DROWNED * norms).sum())
+    row_norms, column_norms = DROWNED * rows.square().sum(1), DROWNED * columns.square().sum(1)
+    block = max(1, BLOCK_ENTRIES // cost.shape[1])
+    n_drowned = sum(
+        int((some < norms[:, None] + column_norms).sum())
+        for some, norms in zip(cost.split(block), row_norms.split(block), strict=True)
+    )
     n_equal = max(len(images), len(goal))  # every image may be in the goal too
     if n_drowned - n_equal <= FEW_DROWNED * cost.numel():
         return cost
@@ -109,6 +120,12 @@ def squared_distances(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor
     return cost.clamp_(min=0.0).float()
 
 
+def column_sums(cost: torch.Tensor) -> torch.Tensor:
+    """Return the sum of each column of `cost` [n_rows, n_columns], float64 [n_columns]."""
+    blocks = cost.split(max(1, SUMMED_ENTRIES // cost.shape[1]))
+    return torch.stack([block.double().sum(0) for block in blocks]).sum(0)
+
+
 def cost_scale(
     cost: torch.Tensor, *, is_square: bool, column_weights: torch.Tensor | None = None
 ) -> float:
@@ -131,11 +148,27 @@ def cost_scale(
     if n_costs == 0:
         return 1.0
     # Zeros sort first: skipping the diagonal's is skipping that many of the smallest values.
-    median = float(np.partition(values, n_zeros + (n_costs - 1) // 2)[n_zeros + (n_costs - 1) // 2])
+    median = _kth_smallest(values, n_zeros + (n_costs - 1) // 2)
     if median > 0.0:
         return median
     mean = float(values.sum(dtype=np.float64)) / n_costs
     return mean if mean > 0.0 else 1.0
+
+
+def _kth_smallest(values: np.ndarray, k: int) -> float:
+    """Return the value that would stand at place `k` if `values` [n] were sorted.
+
+    A sample tells between which values it lies, and only those there are put in order.
+    """
+    sample = np.sort(values[:: max(1, values.size // SAMPLED)])
+    place = k * len(sample) // values.size
+    low = sample[max(0, place - SAMPLE_MARGIN)]
+    high = sample[min(len(sample) - 1, place + SAMPLE_MARGIN)]
+    n_below = int(np.count_nonzero(values < low))
+    between = values[(values >= low) & (values <= high)]
+    if not n_below <= k < n_below + len(between):  # a sample that misleads
+        n_below, between = 0, values
+    return float(np.partition(between, k - n_below)[k - n_below])
 
 
 def _weighted_scale(costs: np.ndarray, weights: np.ndarray, is_square: bool) -> float:

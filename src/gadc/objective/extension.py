@@ -49,8 +49,7 @@ class Extension:
         self.problem, self.cost, self.base, self.potentials = problem, cost, base, potentials
         self.m, n = len(base) + 1, cost.shape[1]
         self.base_costs = problem.with_slack(cost[base].double()[None])[0]
-        masses = problem.row_masses(self.m, cost.device)
-        self.masses = torch.cat([masses[: self.m - 1], masses[self.m :], masses[:1]])
+        self.masses = self._masses_of(self.m)
         self.column_mass = problem.column_masses(n, cost.device)
         scaled = (potentials[:, None] - self.base_costs) / problem.epsilon
         # Rounded once, so that float32 and float64 mean the same by it.
@@ -94,6 +93,16 @@ class Extension:
             solution = roughly.solve(costs)
         return cls(problem, cost, base, solution.potentials[0])
 
+    def _masses_of(self, m: int) -> torch.Tensor:
+        """Return what each of the base's rows, the slack and the newcomer hold in a set of m."""
+        masses = self.problem.row_masses(m, self.cost.device)
+        return torch.cat([masses[:1].expand(len(self.base)), masses[m:], masses[:1]])
+
+    @property
+    def masses_of_exchange(self) -> torch.Tensor:
+        """As `masses`, where the newcomer takes the place of an image of the base, [r + 1]."""
+        return self._masses_of(self.m - 1)
+
     def without(self, place: int) -> "Extension":
         """Return the base that lacks its image at `place`, the others' potentials unchanged.
 
@@ -113,11 +122,6 @@ class Extension:
         if self._overlaps is None:
             self._overlaps = Overlaps.of(self.plan32)
         return self._overlaps
-
-    @property
-    def shared_cost(self) -> torch.Tensor:
-        """What `<C, pi>` has in common for all newcomers: all but surpluses, and their own f."""
-        return self.potentials @ self.masses[:-1] + self.column @ self.column_mass
 
     @property
     def is_bare(self) -> bool:

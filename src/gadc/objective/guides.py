@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from gadc.objective.cost import squared_distances
+from gadc.objective.cost import column_sums, squared_distances
 from gadc.objective.extension import Extension
 from gadc.objective.first_order import Sensitivity
 from gadc.objective.newton_stack import NewtonStack
@@ -28,6 +28,8 @@ MAX_STEPS = 8
 GUIDES_TOGETHER = 12
 # A guide further from its solution has failed; those who follow it are solved on their own.
 USABLE_ERROR = 1e-2
+# Candidates that are more than this share of the images count as all of them.
+MANY = 0.3
 
 
 class Guides:
@@ -54,7 +56,7 @@ class Guides:
         n, n_columns = cost.shape
         n_guides = min(n, max(LEAST_GUIDES, min(MOST_GUIDES, n // IMAGES_PER_GUIDE)))
         if n_columns > MOST_COLUMNS:
-            by_sum = torch.argsort(cost.sum(0, dtype=torch.float64), stable=True)
+            by_sum = torch.argsort(column_sums(cost), stable=True)
             cost = cost[:, by_sum[torch.arange(MOST_COLUMNS) * n_columns // MOST_COLUMNS]]
         nearest = torch.full_like(cost[0], torch.inf)
         chosen = torch.zeros(n, dtype=torch.bool, device=cost.device)
@@ -165,17 +167,21 @@ class Tangents:
     plans: torch.Tensor
     intercepts: torch.Tensor
 
-    def ceilings(self, costs: torch.Tensor) -> torch.Tensor:
+    def ceilings(self, cost: torch.Tensor, pool: torch.Tensor) -> torch.Tensor:
         """Return about the most that the entropic problems of candidates can be worth, [p].
 
         Their value is concave in the costs, and its gradient is the plan: it lies below its
         tangents.
 
         Args:
-            costs: Of the candidates, float32 [p, n].
+            cost: Of all images, float32 [n_images, n].
+            pool: The candidates [p].
         """
-        tangents = costs @ self.plans.T + self.intercepts.float()  # [p, k]
-        return tangents.nan_to_num_(nan=torch.inf).amin(1).double()
+        # One product over all rows costs less than a copy of most of them.
+        many = len(pool) > MANY * len(cost)
+        tangents = (cost if many else cost[pool]) @ self.plans.T + self.intercepts.float()
+        ceilings = tangents.nan_to_num_(nan=torch.inf).amin(1).double()
+        return ceilings[pool] if many else ceilings
 
 
 def _largest(values: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,7 @@ from gadc.objective.field import Field
 from gadc.objective.first_order import Sensitivity
 from gadc.objective.guides import Guides
 from gadc.objective.linear_bound import linear_bounds
-from gadc.objective.newton_stack import NewtonStack, Rule, solve
+from gadc.objective.newton_stack import Rule, solve
 from gadc.objective.starts import Starts
 from gadc.objective.threads import Threads
 from gadc.objective.transport import Problem
@@ -30,14 +30,6 @@ LEAST_GUIDED = 12
 # Candidates solved together: a few first, which lower the bar for the rest, then many.
 FIRST_BLOCK = 16
 BLOCK_ENTRIES = 1_000_000
-# A likely addition is the best of so many, those of the lowest estimates.
-N_LIKELY = 4
-# Only so many candidates are estimated, those that look best by the guides' tangents, where the
-# guides cost less than to estimate all.
-N_PROMISING = 96
-TANGENTS_PAY = 2.0
-# Estimates are seldom off by more than this share of the scale and of what one image carries.
-DOUBT = 0.02
 
 
 @dataclass(frozen=True)
@@ -126,63 +118,6 @@ class Look:
             and len(field.pool) >= CANDIDATES_PER_GUIDE * len(self.guides.images)
         )
 
-    def likely(
-        self,
-        extension: Extension,
-        pool: np.ndarray,
-        below: float,
-        starts: Starts,
-        threads: Threads,
-    ) -> Addition:
-        """Return the best of the few additions that look best, if it stays below `below`."""
-        if extension.is_bare or len(pool) <= N_LIKELY:
-            return self.best(extension, pool, below, starts, threads)
-        candidates = torch.as_tensor(pool, dtype=torch.int64, device=self.cost.device)
-        candidates, values, potentials = self._estimates(
-            extension, candidates, N_PROMISING, starts, threads
-        )
-        lowest = torch.argsort(values, stable=True)[:N_LIKELY]
-        lowest = lowest[values[lowest] < below + DOUBT * self.scale / extension.m]
-        rest, error = self.rest_of(extension.base, candidates[lowest], True)
-        field = Field(candidates[lowest], rest, error, values[lowest])
-        return self._solve(extension, field, potentials[lowest], None, below, len(field.pool))
-
-    def promising(
-        self, extension: Extension, pool: np.ndarray, n: int, starts: Starts, threads: Threads
-    ) -> torch.Tensor:
-        """Return about the `n` best additions of `pool` [p], the best first."""
-        candidates = torch.as_tensor(pool, dtype=torch.int64, device=self.cost.device)
-        if extension.is_bare:
-            values = self._alone(candidates) + self.rest_of(extension.base, candidates, True)[0]
-        else:
-            candidates, values, _ = self._estimates(
-                extension, candidates, max(N_PROMISING, 2 * n), starts, threads
-            )
-        return candidates[torch.argsort(values, stable=True)[:n]]
-
-    def _estimates(
-        self, extension: Extension, pool: torch.Tensor, n: int, starts: Starts, threads: Threads
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return the `n` candidates of most promise, about their objectives, and their potentials.
-
-        The guides' tangents say which; a Newton step of each, what they are about worth.
-        """
-        rest, _ = self.rest_of(extension.base, pool, True)
-        if len(pool) > TANGENTS_PAY * n:
-            starts.met(extension, self.guides.images)
-            tangents = self.guides.tangents(extension, pool, starts, threads)
-            blocks = pool.split(max(1, BLOCK_ENTRIES // self.cost.shape[1]))
-            ceilings = torch.cat([tangents.ceilings(self.cost[some]) for some in blocks])
-            places = torch.argsort(ceilings + rest, stable=True)[:n].sort().values
-            pool, rest = pool[places], rest[places]
-        newcomers = starts.met(extension, pool)
-        stack = NewtonStack(extension, pool, extension.with_newcomers(newcomers))
-        stack.scale_newcomers()
-        stack.move(stack.newton_steps().nan_to_num(nan=0.0))
-        potentials = stack.potentials
-        starts.remember(pool, potentials[:, -1])
-        return pool, (stack.estimates() + rest).nan_to_num(nan=torch.inf), potentials
-
     def extension(self, base: list[int], starts: Starts) -> Extension:
         """Return the base, solved from where its images were last."""
         held = torch.tensor(base, dtype=torch.int64, device=self.cost.device)
@@ -212,7 +147,7 @@ class Look:
         n_pool: int,
     ) -> Addition:
         """Solve the candidates in the order of their floors while these leave hope."""
-        best = _Lowest(below, TIE * self.scale)
+        best = Lowest(below, TIE * self.scale)
         order = torch.argsort(field.floors, stable=True)
         n_solved, block = 0, FIRST_BLOCK
         while len(order):
@@ -221,7 +156,7 @@ class Look:
             block = max(FIRST_BLOCK, BLOCK_ENTRIES // self.cost.shape[1])
             some = field.keep(now)
             rule = Rule(best.bar - some.rest + some.rest_error, sensitivity)
-            transport = solve(extension, some.pool, starts[now], rule=rule)
+            transport, _ = solve(extension, some.pool, starts[now], rule=rule)
             done = transport.isfinite()
             n_solved += int(done.sum())
             values = transport[done] + self.rest_of(extension.base, some.pool[done], False)[0]
@@ -230,12 +165,12 @@ class Look:
 
     def _best_alone(self, field: Field, below: float, n_pool: int) -> Addition:
         """Return the best single image where nothing else takes part in the transport."""
-        best = _Lowest(below, TIE * self.scale)
+        best = Lowest(below, TIE * self.scale)
         rest, _ = self.rest_of(field.pool[:0], field.pool, False)
-        best.consider(self._alone(field.pool) + rest, field.pool)
+        best.consider(self.alone(field.pool) + rest, field.pool)
         return Addition(best.index, best.value, n_pool - len(field.pool), len(field.pool))
 
-    def _alone(self, pool: torch.Tensor) -> torch.Tensor:
+    def alone(self, pool: torch.Tensor) -> torch.Tensor:
         """Return the transport costs of single images that take everything, [p]."""
         weights = self.problem.column_weights
         if weights is None:
@@ -245,7 +180,7 @@ class Look:
         return torch.cat([self.cost[some].double() @ weights for some in pool.split(block)])
 
 
-class _Lowest:
+class Lowest:
     """The lowest value so far; between equals, the one with the lowest index."""
 
     def __init__(self, below: float, tie: float) -> None:

@@ -7,6 +7,7 @@ import torch
 from gadc.errors import ConvergenceWarning
 from gadc.objective.extension import MAX_LOG_SCALING, Extension
 from gadc.objective.first_order import SAFETY, Sensitivity, decrements
+from gadc.objective.hessians import negative_hessians
 
 # Newton steps for a candidate before it is handed to the general solver.
 MAX_STEPS = 20
@@ -14,8 +15,8 @@ MAX_STEPS = 20
 # the last look left at most this share of the candidates.
 FIRST_BOUND_STEP = 2
 BOUNDS_PAY = 0.9
-# Levenberg's damping of the steps, relative to the diagonal: above float32's rounding.
-RIDGE = 1e-5
+# Estimates are about to settle where the next step, as the logarithm of a scaling, is as short.
+SHORT_STEP = 0.5
 # Steps of a newcomer's own scaling, before all rows take one.
 N_OWN_STEPS = 3
 # Longest step, as the logarithm of a scaling: of all rows together, and of one alone.
@@ -52,6 +53,42 @@ class Rule:
         self._ceilings = self._ceilings[mask]
 
 
+class Race(Rule):
+    """A rule that proves nothing: who is behind by more than its estimate still moves gives up.
+
+    Args:
+        ceilings: Of the candidates, [p].
+        group: Who competes with whom: numbers from 0, [p].
+        rest: What each is worth beside its cost, [p].
+    """
+
+    def __init__(self, ceilings: torch.Tensor, group: torch.Tensor, rest: torch.Tensor) -> None:
+        super().__init__(ceilings)
+        self._group, self._rest = group, rest
+        self._bars = ceilings.new_full((int(group.max()) + 1,), torch.inf)
+        self._before: torch.Tensor | None = None
+
+    def leaves(self, stack: "NewtonStack", steps: torch.Tensor, n_steps: int) -> torch.Tensor:
+        """See `Rule.leaves`."""
+        estimates = stack.estimates()
+        if self._before is None:
+            self._before = estimates
+            return torch.ones_like(estimates, dtype=torch.bool)
+        doubt = (estimates - self._before).abs()
+        doubt = torch.where(steps.abs().amax(1) <= SHORT_STEP, doubt, torch.inf)
+        self._before = estimates
+        most = (estimates + doubt + self._rest).nan_to_num(nan=torch.inf, neginf=torch.inf)
+        self._bars.scatter_reduce_(0, self._group, most, "amin")
+        bars = torch.minimum(self._ceilings, self._bars[self._group] - self._rest)
+        return ~(estimates - doubt > bars)
+
+    def keep(self, mask: torch.Tensor) -> None:
+        """See `Rule.keep`."""
+        super().keep(mask)
+        self._group, self._rest = self._group[mask], self._rest[mask]
+        self._before = None if self._before is None else self._before[mask]
+
+
 class NewtonStack:
     """The semi-dual of p candidates, climbed together, float64.
 
@@ -59,10 +96,19 @@ class NewtonStack:
         extension: The base.
         pool: The candidates [p].
         potentials: Where to start: base rows, slack, newcomer, [p, r + 1].
+        dropped: Which image of the base each takes the place of, [p]; default: it joins them all.
     """
 
-    def __init__(self, extension: Extension, pool: torch.Tensor, potentials: torch.Tensor) -> None:
-        self.extension = extension
+    def __init__(
+        self,
+        extension: Extension,
+        pool: torch.Tensor,
+        potentials: torch.Tensor,
+        *,
+        dropped: torch.Tensor | None = None,
+    ) -> None:
+        self.extension, self.dropped = extension, dropped
+        self.masses = extension.masses if dropped is None else extension.masses_of_exchange
         epsilon = extension.problem.epsilon
         self.newcomer_costs = extension.cost[pool].double()  # [p, n]
         newcomers = potentials[:, -1:]
@@ -82,6 +128,7 @@ class NewtonStack:
             "newcomer_costs", "newcomer", "start", "log_scaling", "scaling", "inverse", "there",
         ):  # fmt: skip
             setattr(self, name, getattr(self, name)[mask])
+        self.dropped = None if self.dropped is None else self.dropped[mask]
 
     @property
     def potentials(self) -> torch.Tensor:
@@ -90,8 +137,8 @@ class NewtonStack:
 
     @property
     def missing(self) -> torch.Tensor:
-        """Row masses wanted minus those there, [p, r + 1]."""
-        return self.extension.masses - self.there
+        """Row masses wanted minus those there, [p, r + 1]; 0 for a row that is dropped."""
+        return without_dropped(self.masses - self.there, self.dropped)
 
     @property
     def error(self) -> torch.Tensor:
@@ -101,7 +148,7 @@ class NewtonStack:
     def evaluate(self) -> None:
         """Compute the row masses at the present scalings."""
         extension = self.extension
-        self.scaling = self.log_scaling.exp()
+        self.scaling = without_dropped(self.log_scaling.exp(), self.dropped)
         total = torch.addmm(
             self.newcomer * self.scaling[:, -1:], self.scaling[:, :-1], extension.plan
         )  # Z, [p, n]
@@ -112,21 +159,14 @@ class NewtonStack:
 
     def negative_hessian(self) -> torch.Tensor:
         """Return it by log-scalings, float32 [p, r + 1, r + 1]; only the lower triangle is set."""
-        p, rows = self.there.shape
-        scaling = self.scaling.float()
-        # inverse^2 / column_mass: the inverse holds one column mass, the Hessian needs one.
-        weight = (self.inverse / self.extension.column_mass.sqrt()).float()
-        newcomer = self.newcomer.float().mul_(weight)  # [p, n]
-        hessian = torch.zeros(p, rows, rows, device=weight.device)
-        hessian[:, -1, -1] = newcomer.square().sum(1)
-        hessian[:, -1, :-1] = newcomer.mul_(weight) @ self.extension.plan32.T
-        overlaps = self.extension.overlaps
-        hessian[:, overlaps.pairs[1], overlaps.pairs[0]] = overlaps.sums(weight)
-        hessian *= scaling[:, :, None]
-        hessian *= -scaling[:, None, :]
-        hessian.diagonal(dim1=1, dim2=2).add_(self.there.float(), alpha=1.0 + RIDGE)
-        hessian += 1.0 / rows**2  # fixes the direction in which all potentials shift together
-        return hessian
+        return negative_hessians(
+            self.extension,
+            self.scaling.float(),
+            self.there.float(),
+            self.inverse.float(),
+            self.newcomer.float(),
+            self.dropped,
+        )
 
     def scale_newcomers(self) -> None:
         """Scale the newcomers' rows until they hold about their mass beside the others."""
@@ -136,7 +176,7 @@ class NewtonStack:
             self.log_scaling[:, -1:],
             self.newcomer,
             taken,
-            extension.masses[-1],
+            self.masses[-1],
             extension.column_mass,
             n_steps=N_OWN_STEPS,
         )
@@ -222,6 +262,11 @@ class NewtonStack:
         return (torch.cat([base, newcomer], 1) * self.scaling).sum(1)
 
 
+def without_dropped(values: torch.Tensor, dropped: torch.Tensor | None) -> torch.Tensor:
+    """Return `values` [p, r + 1] with zeros for the rows that are dropped; overwrites them."""
+    return values if dropped is None else values.scatter_(1, dropped[:, None], 0.0)
+
+
 def scale_rows(
     log_scaling: torch.Tensor,
     kernel: torch.Tensor,
@@ -255,41 +300,60 @@ def solve(
     pool: torch.Tensor,
     potentials: torch.Tensor,
     *,
+    dropped: torch.Tensor | None = None,
     rule: Rule | None = None,
-) -> torch.Tensor:
-    """Return the converged transport costs [p] of `base + [j]` for the candidates `pool` [p].
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the converged transport costs of "base + j" for the candidates `pool` [p].
 
     Args:
         extension: The base.
         pool: The candidates.
         potentials: Where to start, [p, r + 1].
+        dropped: See `NewtonStack`.
         rule: Which of them are given up before; default: none.
 
     Returns:
-        Costs; infinite where given up.
+        Costs [p], infinite where given up; and the potentials [p, r + 1] of the others.
 
     Warns:
         ConvergenceWarning: A candidate has not converged, even with the general solver.
     """
     costs = extension.cost.new_full((len(pool),), torch.inf, dtype=torch.float64)
+    solved = potentials.clone()
     rule = rule or Rule(torch.full_like(costs, torch.inf))
-    stack = NewtonStack(extension, pool, potentials)
+    stack = NewtonStack(extension, pool, potentials, dropped=dropped)
     left = torch.arange(len(pool), device=costs.device)
     for n_steps in range(MAX_STEPS):
         done = stack.error <= extension.problem.tol
         if done.any():
             costs[left[done]] = stack.transport_costs()[done]
+            solved[left[done]] = stack.potentials[done]
+            if done.all():
+                return costs, solved
         steps = stack.newton_steps()
         undecided = ~done & rule.leaves(stack, steps, n_steps)
         if not undecided.any():
-            return costs
+            return costs, solved
         if not undecided.all():
             left, steps = left[undecided], steps[undecided]
             stack.keep(undecided)
             rule.keep(undecided)
         stack.move(steps)
     # Underflow, or a problem too hard for undamped steps: the general solver takes its time.
-    rows = torch.cat([extension.base.expand(len(left), -1), pool[left][:, None]], 1)
+    costs[left], row_potentials = _solve_generally(extension, pool[left], stack.dropped)
+    solved[left] = row_potentials
+    return costs, solved
+
+
+def _solve_generally(
+    extension: Extension, pool: torch.Tensor, dropped: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what `solve` does, from cold."""
+    base = extension.base.expand(len(pool), -1)
+    stays = torch.ones_like(base, dtype=torch.bool)
+    if dropped is not None:
+        stays.scatter_(1, dropped[:, None], False)
+    rows = torch.cat([base[stays].reshape(len(pool), -1), pool[:, None]], 1)
     problems = extension.cost[rows].double()
     solution = extension.problem.solve(problems)
     if not solution.converged.all():
@@ -298,7 +362,13 @@ def solve(
             f"{n_open} candidates have not converged and count with the cost of a feasible "
             "plan that may not be their best; raise epsilon",
             ConvergenceWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
-    costs[left] = extension.problem.transport_costs(problems, solution.potentials)
-    return costs
+    n_rows = rows.shape[1] - 1
+    found = solution.potentials
+    potentials = extension.potentials.expand(len(pool), -1).clone()
+    potentials[:, : base.shape[1]][stays] = found[:, :n_rows].reshape(-1)
+    return (
+        extension.problem.transport_costs(problems, found),
+        torch.cat([potentials, found[:, n_rows : n_rows + 1]], 1),
+    )

@@ -134,7 +134,7 @@ class Objective:
         self._is_square = target is None and len(columns) == len(images)
         if target is None:
             self.cost[columns, torch.arange(len(columns))] = 0.0
-        if not bool(torch.isfinite(self.cost.sum(dtype=torch.float64))):
+        if not bool(torch.isfinite(self.cost.max())):
             raise InputError(
                 "features_too_large",
                 "squared distances overflow float32; scale the features down (their largest "
@@ -165,8 +165,8 @@ class Objective:
     def _cap_costs(self) -> None:
         """Cap costs that float64 can't hold together with differences of epsilon, and say so."""
         cap = MAX_COST_RATIO * self.scale
-        n_far = int((self.cost > cap).any(1).sum())
-        if n_far:
+        if float(self.cost.max()) > cap:
+            n_far = int((self.cost > cap).any(1).sum())
             logger.warning(
                 "%d images are more than %.0e times the typical distance from others; these "
                 "squared distances count as %.3g: look at the outliers",

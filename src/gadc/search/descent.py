@@ -49,7 +49,9 @@ def descend(
     indices: list[int],
     candidates: Candidates,
     *,
+    value: float | None = None,
     touched: Iterable[int] | None = None,
+    welcome: np.ndarray | None = None,
     max_swaps: int | None = None,
     breadth: int = 1,
 ) -> Descended:
@@ -59,8 +61,10 @@ def descend(
         objective: What is minimised.
         indices: The subset to start from.
         candidates: Which images may be chosen, and which must stay.
+        value: Their objective; default: it is computed.
         touched: Images, chosen or not, near which the subset has changed since the last descent;
             only places near them are looked at. Default: all places.
+        welcome: Images that may replace any; default: those that the whole set gains most by.
         max_swaps: Stop after this many exchanges; default: never.
         breadth: So many times as many images as usual may replace one.
 
@@ -68,25 +72,28 @@ def descend(
     for geometric traveling salesman problems".
     """
     chosen = list(indices)
-    value = objective.value(chosen)
+    value = objective.value(chosen) if value is None else value
     counts = Counts()
     free = [place for place, index in enumerate(chosen) if index not in set(candidates.keep)]
     near = free if touched is None else _places_near(objective, chosen, touched)
     queue = deque(place for place in near if place in set(free))
-    welcome = np.empty(0, np.int64)
-    if queue:
+    if not queue:
+        return Descended(chosen, value, counts)
+    if welcome is None:
         welcome = _most_welcome(objective, chosen, candidates, breadth * N_WELCOME)
+    is_free = np.zeros(objective.n_images, dtype=bool)
     least_gain = LEAST_GAIN * objective.scale
     while queue and (max_swaps is None or counts.n_swaps < max_swaps):
         places = [queue.popleft() for _ in range(min(PLACES_TOGETHER, len(queue)))]
-        allowed = candidates.allowed(chosen)
+        is_free[:] = False
+        is_free[candidates.allowed(chosen)] = True
         pools = []
         for place in places:
             nearest = objective.nearest(chosen[place], breadth * N_NEAREST)
             successors = objective.likely_successors(
-                chosen, place, np.intersect1d(nearest, allowed), breadth * N_LIKELY
+                chosen, place, nearest[is_free[nearest]], breadth * N_LIKELY
             )
-            pools.append(np.union1d(successors, np.intersect1d(welcome, allowed)))
+            pools.append(np.union1d(successors, welcome[is_free[welcome]]))
         found = objective.likely_exchanges(chosen, places, pools, below=value - least_gain)
         for addition in found:
             counts = counts.plus(addition)

@@ -25,7 +25,7 @@ MOST_FOR_TWO_STARTS = 32
 # Of the descent before the proof.
 LAST_BREADTH = 2
 # Of the greedy start; the others are chosen by estimates, since exchanges follow.
-N_EXACT = 2
+N_EXACT = 1
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,10 @@ def _search(
     if n_selected > MOST_FOR_TWO_STARTS:
         order = order[:1]
     ends = {
-        name: descend(objective, starts[name], candidates, max_swaps=max_swaps) for name in order
+        name: descend(
+            objective, starts[name], candidates, value=start_values[name], max_swaps=max_swaps
+        )
+        for name in order
     }
     for end in ends.values():
         counts = counts.plus(end.counts)
@@ -151,7 +154,13 @@ def _search(
         )
         # Kicks look near themselves alone, and an exchange that is left for the proof to find costs
         # the proof another round.
-        last = descend(objective, descended.indices, candidates, breadth=LAST_BREADTH)
+        last = descend(
+            objective,
+            descended.indices,
+            candidates,
+            value=descended.value,
+            breadth=LAST_BREADTH,
+        )
         descended = replace(last, counts=descended.counts.plus(last.counts))
     if not proof:
         found = Exchanged(descended.indices, descended.value, False, descended.counts)
@@ -160,6 +169,7 @@ def _search(
         objective,
         descended.indices,
         candidates,
+        value=descended.value,
         max_swaps=None
         if max_swaps is None
         else max(0, max_swaps - ends[best_start].counts.n_swaps),

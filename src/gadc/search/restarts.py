@@ -4,10 +4,12 @@ import numpy as np
 
 from gadc.objective.total import Objective
 from gadc.search.candidates import Candidates
-from gadc.search.descent import LEAST_GAIN, Descended, descend
+from gadc.search.descent import LEAST_GAIN, N_WELCOME, Descended, descend
 
 # How many images a kick replaces, in turn. One is what exchange has already tried.
 N_REPLACED = (2, 3)
+# They are replaced by some of so many that look best without them.
+N_SHORTLISTED = 48
 # An attempt that gains less than this share of the objective is kept, but counts as failed.
 WORTHWHILE = 3e-4
 
@@ -48,8 +50,10 @@ def kick(
         emptied = set(generator.choice(places, n_replaced, replace=False).tolist())
         dropped = [index for place, index in enumerate(best.indices) if place in emptied]
         chosen = [index for place, index in enumerate(best.indices) if place not in emptied]
+        allowed = np.setdiff1d(candidates.allowed(chosen), dropped)
+        shortlist = objective.promising(chosen, allowed, N_SHORTLISTED)
         for _ in range(n_replaced):
-            pool = np.setdiff1d(candidates.allowed(chosen), dropped)
+            pool = np.setdiff1d(shortlist, chosen)
             if not len(pool):
                 break
             addition = objective.likely_addition(chosen, pool)
@@ -60,7 +64,14 @@ def kick(
         if len(chosen) < len(best.indices):
             break  # nothing is left to replace them by
         touched = [*dropped, *chosen[-n_replaced:]]
-        improved = descend(objective, chosen, candidates, touched=touched)
+        improved = descend(
+            objective,
+            chosen,
+            candidates,
+            value=addition.value,
+            touched=touched,
+            welcome=shortlist[:N_WELCOME],
+        )
         counts = counts.plus(improved.counts)
         n_attempts += 1
         n_failed += 1

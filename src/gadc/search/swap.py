@@ -30,6 +30,7 @@ def exchange(
     indices: list[int],
     candidates: Candidates,
     *,
+    value: float | None = None,
     max_swaps: int | None = None,
 ) -> Exchanged:
     """Improve `indices` by exchanges until none of the k (n - k) possible ones helps.
@@ -42,11 +43,13 @@ def exchange(
         objective: What is minimised.
         indices: The subset to start from; best one that has descended as far as it can.
         candidates: Which images may be chosen, and which must stay.
+        value: Its objective; default: it is computed.
         max_swaps: Stop after this many exchanges; default: never.
 
     Source: GADC, stage II, with the eager acceptance of FasterPAM (Schubert & Rousseeuw 2021).
     """
-    chosen, value, counts = list(indices), objective.value(indices), Counts()
+    chosen, counts = list(indices), Counts()
+    value = objective.value(indices) if value is None else value
     kept = set(candidates.keep)
     places = [place for place, index in enumerate(chosen) if index not in kept]
     least_gain = LEAST_GAIN * objective.scale
@@ -74,6 +77,7 @@ def exchange(
             objective,
             chosen,
             candidates,
+            value=additions[best].value,
             touched=touched,
             max_swaps=None if n_left is None else n_left - 1,
         )

@@ -1,0 +1,147 @@
+"""What "base + j" is about worth for many j at once: float32, a step or two."""
+
+import torch
+
+from gadc.objective.extension import Extension
+from gadc.objective.hessians import negative_hessians
+from gadc.objective.newton_stack import scale_rows, without_dropped
+
+# Before the first step of all rows: steps of a candidate's own scaling alone.
+N_OWN_STEPS = 2
+# Kernels are exponentials: within these logarithms they stay normal numbers in float32.
+MAX_LOG_KERNEL = 69.0
+# Longest Newton step, as the logarithm of a scaling.
+MAX_LOG_STEP = 4.0
+# Relative rounding of a cost in float32, generously.
+ROUNDING = 1e-5
+
+
+class FastStack:
+    """A block of p candidates on their way, float32.
+
+    Args:
+        extension: The base.
+        pool: The candidates [p].
+        newcomers: Potentials of their own rows to start from, [p].
+        log_scaling: By what the other rows' scalings start from other than 1, [p, r + 1];
+            overwritten. The last is not looked at.
+        dropped: Which image of the base each takes the place of, [p]; default: it joins them all.
+    """
+
+    def __init__(
+        self,
+        extension: Extension,
+        pool: torch.Tensor,
+        newcomers: torch.Tensor,
+        log_scaling: torch.Tensor,
+        *,
+        dropped: torch.Tensor | None = None,
+    ) -> None:
+        self.extension, self.dropped = extension, dropped
+        self._exact_masses = extension.masses if dropped is None else extension.masses_of_exchange
+        self.masses = self._exact_masses.float()
+        newcomers32 = newcomers.float()
+        self.start = newcomers32.double()  # float32 and float64 mean the same by it
+        self.log_scaling = log_scaling
+        self.log_scaling[:, -1] = 0.0
+        # Of the newcomers: C_jl - f_j - g_l, and what it makes of their kernels, [p, n].
+        self.surplus = extension.cost[pool].sub_(extension.column32).sub_(newcomers32[:, None])
+        self.newcomer = (
+            (self.surplus * (-1.0 / extension.problem.epsilon))
+            .clamp_(-MAX_LOG_KERNEL, MAX_LOG_KERNEL)
+            .exp_()
+        )
+
+    def keep(self, mask: torch.Tensor) -> None:
+        """Go on with the candidates in `mask` alone."""
+        for name in ("start", "log_scaling", "surplus", "newcomer"):
+            setattr(self, name, getattr(self, name)[mask])
+        self.dropped = None if self.dropped is None else self.dropped[mask]
+
+    @property
+    def newcomers(self) -> torch.Tensor:
+        """Potentials of the candidates' own rows, float64 [p]."""
+        return self.potentials[:, -1]
+
+    @property
+    def potentials(self) -> torch.Tensor:
+        """All potentials, the slack's at zero if there is one, float64 [p, r + 1]."""
+        extension = self.extension
+        potentials = extension.with_newcomers(self.start)
+        potentials += extension.problem.epsilon * self.log_scaling.double()
+        return potentials - potentials[:, -2:-1] if extension.problem.has_slack else potentials
+
+    def scale_newcomers(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Scale the own rows until they hold about their mass beside the others.
+
+        Returns:
+            The scalings [p, r + 1], the columns' inverse sums [p, n], and the errors of the row
+            masses [p, r + 1].
+        """
+        extension = self.extension
+        scaling = self._scaling()
+        taken = scaling[:, :-1] @ extension.plan32  # [p, n]
+        log_own = self.log_scaling[:, -1:]
+        scale_rows(
+            log_own,
+            self.newcomer,
+            taken,
+            self.masses[-1],
+            extension.column_mass32,
+            n_steps=N_OWN_STEPS,
+        )
+        scaling[:, -1:] = log_own.exp()
+        inverse = taken.addcmul_(self.newcomer, scaling[:, -1:]).reciprocal_()
+        inverse *= extension.column_mass32
+        base = inverse @ extension.plan_and_surplus[:, : scaling.shape[1] - 1]
+        newcomer = (inverse * self.newcomer).sum(1, keepdim=True)
+        return scaling, inverse, self._errors(torch.cat([base, newcomer], 1), scaling)
+
+    def newton_step(self) -> None:
+        """Scale the own rows, then take a step of all with each candidate's own Hessian."""
+        scaling, inverse, errors = self.scale_newcomers()
+        hessian = negative_hessians(
+            self.extension, scaling, self.masses - errors, inverse, self.newcomer, self.dropped
+        )
+        factor, info = torch.linalg.cholesky_ex(hessian)
+        steps = torch.cholesky_solve(errors[:, :, None], factor)[:, :, 0]
+        steps.masked_fill_(info[:, None] != 0, 0.0).nan_to_num_(nan=0.0)
+        self.log_scaling += steps * (MAX_LOG_STEP / steps.abs().amax(1)).clamp(max=1.0)[:, None]
+
+    def evaluate(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return estimates of the transport costs, float64 [p]; what they are off by rounding, [p].
+
+        Last the errors of the row masses, [p, r + 1].
+        """
+        extension = self.extension
+        scaling = self._scaling()
+        inverse = torch.addmm(
+            self.newcomer * scaling[:, -1:], scaling[:, :-1], extension.plan32
+        ).reciprocal_()
+        inverse *= extension.column_mass32
+        base = inverse @ extension.plan_and_surplus  # [p, 2 r]
+        r = len(extension.potentials)
+        own = inverse.mul_(self.newcomer)
+        newcomer = own.sum(1, keepdim=True)
+        surplus = own.mul_(self.surplus).sum(1) * scaling[:, -1]
+        surplus += (base[:, r:] * scaling[:, :-1]).sum(1)
+        errors = self._errors(torch.cat([base[:, :r], newcomer], 1), scaling)
+        rounding = ROUNDING * (surplus.abs() + extension.problem.epsilon)
+        missing = extension.problem.epsilon * (self.log_scaling * errors).sum(1)
+        estimate = (surplus + missing).double() + self.start * self._exact_masses[-1]
+        return estimate + self._shared_cost(), rounding, errors
+
+    def _scaling(self) -> torch.Tensor:
+        return without_dropped(self.log_scaling.exp(), self.dropped)
+
+    def _errors(self, sums: torch.Tensor, scaling: torch.Tensor) -> torch.Tensor:
+        """Return the masses wanted less those there, [p, r + 1]; overwrites `sums`."""
+        return without_dropped(self.masses - sums.mul_(scaling), self.dropped)
+
+    def _shared_cost(self) -> torch.Tensor:
+        """Return what is left of `<C, pi>`: of the base's potentials and the columns'."""
+        extension, masses = self.extension, self._exact_masses
+        shared = extension.potentials @ masses[:-1] + extension.column @ extension.column_mass
+        if self.dropped is None:
+            return shared
+        return shared - extension.potentials[self.dropped] * masses[-1]

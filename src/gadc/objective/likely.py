@@ -1,0 +1,189 @@
+"""Good images for a place, found by estimates: a small part of the price of a look at all.
+
+Nothing is proven here. Candidates for several places of one set are worked on together: all that
+tells them apart is which row of the set's transport plan they do without.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from gadc.objective.extension import Extension
+from gadc.objective.fast_stack import FastStack
+from gadc.objective.look import TIE, Addition, Look, Lowest
+from gadc.objective.newton_stack import Race, solve
+from gadc.objective.starts import Starts
+from gadc.objective.threads import Threads
+
+# The best of so many, those of the lowest estimates, is taken.
+N_LIKELY = 4
+# Only so many candidates are estimated, those that look best by the guides' tangents, where the
+# guides cost less than to estimate all.
+N_PROMISING = 96
+TANGENTS_PAY = 2.0
+# Estimates are seldom off by more than this share of the scale and of what one image carries.
+DOUBT = 0.02
+# Candidates are estimated in blocks of about this many costs: half a megabyte, so that a few such
+# arrays stay in a core's cache.
+CPU_BLOCK_ENTRIES = 1 << 17
+GPU_BLOCK_ENTRIES = 1 << 26
+
+
+@dataclass(frozen=True)
+class Vacancies:
+    """Places to fill and who may, one after the other.
+
+    Attributes:
+        pool: The candidates [p].
+        which: For each the vacancy, from 0, ascending [p].
+        dropped: For each the row of the base that is left out, [p]; None: none is.
+        rest: The objective's terms other than transport, nearly, [p].
+    """
+
+    pool: torch.Tensor
+    which: torch.Tensor
+    dropped: torch.Tensor | None
+    rest: torch.Tensor
+
+    @classmethod
+    def of(
+        cls,
+        look: Look,
+        extension: Extension,
+        places: Sequence[int] | None,
+        pools: Sequence[torch.Tensor],
+    ) -> "Vacancies":
+        """Return those of `places` of the base, or with None one beside them all."""
+        which = torch.cat([torch.full_like(pool, i) for i, pool in enumerate(pools)])
+        if places is None:
+            rest, _ = look.rest_of(extension.base, pools[0], True)
+            return cls(pools[0], which, None, rest)
+        dropped = torch.cat(
+            [torch.full_like(pool, place) for pool, place in zip(pools, places, strict=True)]
+        )
+        rests = [
+            look.rest_of(_base(extension, places, i), pool, True)[0] for i, pool in enumerate(pools)
+        ]
+        return cls(torch.cat(list(pools)), which, dropped, torch.cat(rests))
+
+    def keep(self, places: torch.Tensor) -> "Vacancies":
+        """Return the candidates at `places` alone."""
+        dropped = None if self.dropped is None else self.dropped[places]
+        return Vacancies(self.pool[places], self.which[places], dropped, self.rest[places])
+
+
+def likely(
+    look: Look,
+    extension: Extension,
+    places: Sequence[int] | None,
+    pools: Sequence[torch.Tensor],
+    *,
+    below: float,
+    starts: Starts,
+    threads: Threads,
+) -> list[Addition]:
+    """Return for each vacancy the best of the few images that look best.
+
+    Args:
+        look: The class.
+        extension: The base, not a bare one.
+        places: Of the base's images that are replaced, one at a time; None: one image joins them.
+        pools: The candidates for each place; or those that may join.
+        below: Who can't stay below this value is of no interest.
+        starts: Where to start; learns.
+        threads: Where blocks of candidates are worked on.
+    """
+    vacancies = Vacancies.of(look, extension, places, pools)
+    vacancies, values, potentials = _estimates(
+        look, extension, vacancies, N_PROMISING, starts, threads
+    )
+    m = extension.m - (places is not None)
+    hopeful = values < below + DOUBT * look.scale / m
+    ranked = torch.argsort(torch.where(hopeful, values, torch.inf), stable=True)
+    ranked = ranked[torch.argsort(vacancies.which[ranked], stable=True)]
+    sizes = torch.bincount(vacancies.which, minlength=len(pools)).tolist()
+    few = torch.cat([part[:N_LIKELY] for part in ranked.split(sizes)])
+    few = few[hopeful[few]]
+    tried = vacancies.keep(few)
+    best = [Lowest(below, TIE * look.scale) for _ in pools]
+    n_solved = [0] * len(pools)
+    if len(few):
+        race = Race(below - tried.rest, tried.which, tried.rest)
+        costs, solved = solve(
+            extension, tried.pool, potentials[few], dropped=tried.dropped, rule=race
+        )
+        for i in range(len(pools)):
+            done = torch.nonzero(costs.isfinite() & (tried.which == i))[:, 0]
+            if len(done):
+                indices = tried.pool[done]
+                rest, _ = look.rest_of(_base(extension, places, i), indices, False)
+                best[i].consider(costs[done] + rest, indices)
+            n_solved[i] = len(done)
+        # The next set looked at is probably the best of these.
+        i = min(range(len(pools)), key=lambda i: best[i].value)
+        if best[i].index is not None:
+            row = solved[(tried.which == i) & (tried.pool == best[i].index)][0]
+            starts.remember(tried.pool.new_tensor([best[i].index]), row[-1:])
+            starts.remember(extension.base, row[: len(extension.base)])
+    return [Addition(best[i].index, best[i].value, 0, n_solved[i]) for i in range(len(pools))]
+
+
+def _base(extension: Extension, places: Sequence[int] | None, i: int) -> torch.Tensor:
+    """Return the images beside which candidates for vacancy `i` stand."""
+    if places is None:
+        return extension.base
+    return torch.cat([extension.base[: places[i]], extension.base[places[i] + 1 :]])
+
+
+def promising(
+    look: Look,
+    extension: Extension,
+    pool: torch.Tensor,
+    n: int,
+    starts: Starts,
+    threads: Threads,
+) -> torch.Tensor:
+    """Return about the `n` best additions of `pool` [p] to the base, the best first."""
+    vacancies = Vacancies.of(look, extension, None, [pool])
+    vacancies, values, _ = _estimates(
+        look, extension, vacancies, max(N_PROMISING, 2 * n), starts, threads
+    )
+    return vacancies.pool[torch.argsort(values, stable=True)[:n]]
+
+
+def _estimates(
+    look: Look, extension: Extension, vacancies: Vacancies, n: int, starts: Starts, threads: Threads
+) -> tuple[Vacancies, torch.Tensor, torch.Tensor]:
+    """Return the candidates, about their objectives [p], and their potentials [p, r + 1].
+
+    Of those that join the base, only the `n` of most promise by the guides' tangents.
+    """
+    rows = _rows(look.cost)
+    if vacancies.dropped is None and len(vacancies.pool) > TANGENTS_PAY * n:
+        starts.met(extension, look.guides.images)
+        tangents = look.guides.tangents(extension, vacancies.pool, starts, threads)
+        ceilings = tangents.ceilings(look.cost, vacancies.pool)
+        order = torch.argsort(ceilings + vacancies.rest, stable=True)
+        vacancies = vacancies.keep(order[:n].sort().values)
+    newcomers = starts.met(extension, vacancies.pool)
+    _ = extension.overlaps  # computed once, before threads ask for them
+
+    def estimated(block: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        some = vacancies.keep(block)
+        log_scaling = extension.plan32.new_zeros(len(block), len(extension.masses))
+        stack = FastStack(extension, some.pool, newcomers[block], log_scaling, dropped=some.dropped)
+        stack.newton_step()
+        values, _, _ = stack.evaluate()
+        return values + some.rest, stack.potentials
+
+    blocks = torch.arange(len(vacancies.pool), device=vacancies.pool.device).split(rows)
+    parts = threads.map(estimated, blocks)
+    values, potentials = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+    starts.remember(vacancies.pool, potentials[:, -1])
+    return vacancies, values.nan_to_num(nan=torch.inf), potentials
+
+
+def _rows(cost: torch.Tensor) -> int:
+    entries = CPU_BLOCK_ENTRIES if cost.device.type == "cpu" else GPU_BLOCK_ENTRIES
+    return max(1, entries // cost.shape[1])
