@@ -10,6 +10,7 @@ from gadc.objective.extension import Extension
 from gadc.objective.guides import Guides
 from gadc.objective.likely import likely, promising
 from gadc.objective.look import Addition, Look, RestOf
+from gadc.objective.removal import without
 from gadc.objective.starts import Starts
 from gadc.objective.threads import Threads
 from gadc.objective.transport import Problem
@@ -145,7 +146,7 @@ class Additions:
                 if whole is None:
                     base = self._look.extension(chosen[:place] + chosen[place + 1 :], starts)
                 else:
-                    base = whole.without(place)
+                    base = without(whole, place)
                 return look(base, pool, below, starts, one)
 
             # What one place teaches, the others of the same call don't learn: the order in which

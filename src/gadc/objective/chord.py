@@ -22,7 +22,7 @@ from gadc.objective.threads import Threads
 CPU_BLOCK_ENTRIES = 1 << 20
 GPU_BLOCK_ENTRIES = 1 << 26
 # Steps before what is left is solved exactly: what then remains is the guides' error.
-MAX_STEPS = 2
+MAX_STEPS = 3
 # Candidates that are out are dropped once this share of a block is left.
 COMPACT_BELOW = 0.7
 # A correction may lengthen a step at most by the inverse of this.
@@ -50,8 +50,9 @@ def narrow(
     extension: Extension,
     solved: Solved,
     field: Field,
-    newcomers: torch.Tensor,
+    potentials: torch.Tensor,
     *,
+    met: torch.Tensor,
     first: torch.Tensor,
     below: float,
     threads: Threads,
@@ -62,7 +63,8 @@ def narrow(
         extension: The base.
         solved: The guides of the candidates beside it.
         field: The candidates [p].
-        newcomers: Potentials [p] of their own rows to start from; overwritten by better ones.
+        potentials: Where to start, [p, r + 1]; overwritten by better ones.
+        met: Whose are near their solutions, bool [p].
         first: Those that set the bar for the others, bool [p].
         below: Candidates above this value are of no interest.
         threads: Where blocks of candidates are worked on.
@@ -70,11 +72,13 @@ def narrow(
 
     def pursue(places: torch.Tensor, bar: torch.Tensor) -> Pursued:
         chords = _Chords(
-            extension, solved, solved.place[places], field.pool[places], newcomers[places]
+            extension, solved, solved.place[places], field.pool[places], potentials[places]
         )
+        if not bool(met[places].all()):
+            chords.take_first_step()
         return _pursue(chords, field.keep(places), places, bar)
 
-    bar = torch.as_tensor(below, dtype=torch.float64, device=newcomers.device)
+    bar = torch.as_tensor(below, dtype=torch.float64, device=potentials.device)
     order = torch.argsort(solved.place, stable=True)
     pursued = [pursue(block, bar) for block in _blocks(extension, order[first[order]])]
     for block in pursued:
@@ -82,14 +86,14 @@ def narrow(
     blocks = _blocks(extension, order[~first[order]])
     pursued += threads.map(lambda block: pursue(block, bar), blocks)
     for block in pursued:
-        newcomers[block.tried] = block.newcomers
+        potentials[block.tried] = block.potentials
         bar = torch.minimum(bar, block.bar)
-    places, potentials, floors = (
+    places, starts, floors = (
         torch.cat([getattr(block.left, name) for block in pursued])
         for name in ("places", "potentials", "floors")
     )
     possible = floors <= bar
-    return Narrowed(places[possible], potentials[possible], floors[possible])
+    return Narrowed(places[possible], starts[possible], floors[possible])
 
 
 def _blocks(extension: Extension, places: torch.Tensor) -> list[torch.Tensor]:
@@ -107,18 +111,18 @@ class Pursued:
         left: Those that may still be the best.
         bar: What the best of them is at most.
         tried: All of them [p], as places in the field.
-        newcomers: The potentials of their own rows [p].
+        potentials: Theirs, a step ahead of what was estimated, [p, r + 1].
     """
 
     left: Narrowed
     bar: torch.Tensor
     tried: torch.Tensor
-    newcomers: torch.Tensor
+    potentials: torch.Tensor
 
 
 def _pursue(chords: "_Chords", field: Field, places: torch.Tensor, bar: torch.Tensor) -> Pursued:
     """Take steps with a block of candidates until they are ruled out or nearly solved."""
-    newcomers = chords.newcomers
+    potentials = chords.potentials
     left = torch.arange(len(places), device=places.device)
     floors = field.floors
     for n_steps in range(MAX_STEPS):
@@ -129,7 +133,7 @@ def _pursue(chords: "_Chords", field: Field, places: torch.Tensor, bar: torch.Te
         estimate, margin = chords.estimates()
         estimate += field.rest[left]
         margin += field.rest_error[left]
-        newcomers[left] = chords.newcomers
+        potentials[left] = chords.ahead
         highest = (estimate + margin).nan_to_num(nan=torch.inf)
         bar = torch.minimum(bar, highest.amin())
         floors = (estimate - margin).nan_to_num(nan=-torch.inf)
@@ -138,7 +142,7 @@ def _pursue(chords: "_Chords", field: Field, places: torch.Tensor, bar: torch.Te
         if n_steps == MAX_STEPS - 1 or int(possible.sum()) < COMPACT_BELOW * len(left):
             left, floors = left[possible], floors[possible]
             chords.keep(possible)
-    return Pursued(Narrowed(places[left], chords.potentials, floors), bar, places, newcomers)
+    return Pursued(Narrowed(places[left], potentials[left], floors), bar, places, potentials)
 
 
 class _Chords(FastStack):
@@ -150,16 +154,17 @@ class _Chords(FastStack):
         solved: Solved,
         place: torch.Tensor,
         pool: torch.Tensor,
-        newcomers: torch.Tensor,
+        potentials: torch.Tensor,
     ) -> None:
-        rounded = newcomers.float().double()
-        log_scaling = (
-            solved.potentials[place] - extension.with_newcomers(rounded)
-        ) / extension.problem.epsilon
+        newcomers = potentials[:, -1]
+        log_scaling = (potentials - extension.with_newcomers(newcomers)) / extension.problem.epsilon
         super().__init__(extension, pool, newcomers, log_scaling.float())
         self.solved, self.place = solved, place
         self.margins = Margins(solved.sensitivity)
         self._steps: list[torch.Tensor] = []  # [p, r + 1] each
+
+    def take_first_step(self) -> None:
+        """Scale the own rows until they hold about their mass; then take a step with all rows."""
         _, _, errors = self.scale_newcomers()
         self.next_step = self._step_for(errors)
         self.margins.of(errors, self.next_step, self.masses)
@@ -180,6 +185,13 @@ class _Chords(FastStack):
         self.next_step = self._step_for(errors)
         margin = self.margins.of(errors, self.next_step, self.masses)
         return estimate, (margin + rounding).double()
+
+    @property
+    def ahead(self) -> torch.Tensor:
+        """Potentials after the step to come, [p, r + 1]."""
+        step = self.extension.problem.epsilon * self.next_step.double()
+        potentials = self.potentials + step
+        return potentials - step[:, -2:-1] if self.extension.problem.has_slack else potentials
 
     def step(self) -> None:
         """Take the next step, corrected by what the last ones have shown.

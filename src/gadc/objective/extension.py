@@ -20,6 +20,8 @@ from gadc.objective.transport import Problem
 TOL = 1e-4
 # Scalings are exponentials: a larger logarithm would overflow float32, and changes no share.
 MAX_LOG_SCALING = 80.0
+# Damping of the base's own Hessian, relative to the diagonal.
+INVERSE_RIDGE = 1e-4
 # Shares below this are zero in float32 arithmetic.
 LEAST_SHARE = 1e-30
 
@@ -63,6 +65,7 @@ class Extension:
         priced = self.plan32 * self.surplus.float()
         self.plan_and_surplus = torch.cat([self.plan32, priced]).T.contiguous()  # [n, 2 r]
         self._overlaps: Overlaps | None = None
+        self._inverse_hessian: torch.Tensor | None = None
 
     @classmethod
     def solved(
@@ -103,25 +106,42 @@ class Extension:
         """As `masses`, where the newcomer takes the place of an image of the base, [r + 1]."""
         return self._masses_of(self.m - 1)
 
-    def without(self, place: int) -> "Extension":
-        """Return the base that lacks its image at `place`, the others' potentials unchanged.
-
-        All that lack one of the same images share the products that Hessians are made of.
-        """
-        stays = torch.arange(len(self.potentials), device=self.base.device) != place
-        less = Extension(
-            self.problem, self.cost, self.base[stays[: len(self.base)]], self.potentials[stays]
-        )
-        thinning = ((less.column - self.column) / self.problem.epsilon).exp().float()
-        less._overlaps = self.overlaps.without(place, less.plan32, thinning)
-        return less
-
     @property
     def overlaps(self) -> Overlaps:
         """Of the plan; computed when they are first asked for."""
         if self._overlaps is None:
             self._overlaps = Overlaps.of(self.plan32)
         return self._overlaps
+
+    def take_overlaps(self, overlaps: Overlaps) -> None:
+        """Use these, which somebody has computed for less."""
+        self._overlaps = overlaps
+
+    @staticmethod
+    def negative_hessian(rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """Return it for a base alone, by log-scalings, [r, r].
+
+        Args:
+            rows: Of the plan, scaled, [r, n].
+            weight: Column masses over the columns' sums, squared, over column masses, [n].
+        """
+        held = rows * weight
+        hessian = -(held @ rows.T)
+        hessian.diagonal().sub_(hessian.sum(1))
+        hessian += 1.0 / len(hessian) ** 2  # fixes the direction in which all shift together
+        return hessian
+
+    @property
+    def inverse_hessian(self) -> torch.Tensor:
+        """Of the base alone, by log-scalings, float32 [r, r]; computed when it is first asked for.
+
+        Of the negative Hessian, damped so that there is one: it only steers.
+        """
+        if self._inverse_hessian is None:
+            hessian = self.negative_hessian(self.plan32, self.column_mass32)
+            hessian.diagonal().mul_(1.0 + INVERSE_RIDGE)
+            self._inverse_hessian = torch.cholesky_inverse(torch.linalg.cholesky_ex(hessian).L)
+        return self._inverse_hessian
 
     @property
     def is_bare(self) -> bool:

@@ -26,6 +26,8 @@ TOL = 1e-3
 MAX_STEPS = 8
 # Guides solved together: few enough that several threads have some.
 GUIDES_TOGETHER = 12
+# Hessians are taken no further from it, so that they serve others too.
+NEAR = 2e-2
 # A guide further from its solution has failed; those who follow it are solved on their own.
 USABLE_ERROR = 1e-2
 # Candidates that are more than this share of the images count as all of them.
@@ -204,13 +206,14 @@ def _climbed(
     left = torch.arange(len(images), device=images.device)
     stack = NewtonStack(extension, images, potentials)
     stack.scale_newcomers()
-    for n_steps in range(max_steps):
+    for _ in range(max_steps):
+        far = ~(stack.error <= NEAR)  # NaN is far
         inverse[left], singular[left] = present, _ = stack.inverse_hessian()
         steps = (present @ stack.missing.float()[:, :, None])[:, :, 0].double()
         stack.move(steps.nan_to_num(nan=0.0))
         potentials[left] = stack.potentials
-        # The first Hessian, of a start that may be far off, serves nobody else.
-        rough = ~(stack.error <= TOL) | (n_steps == 0)  # NaN is rough
+        # The Hessian of a start that was far off serves nobody else.
+        rough = ~(stack.error <= TOL) | far
         if not rough.any():
             break
         left = left[rough]

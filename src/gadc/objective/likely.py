@@ -167,7 +167,7 @@ def _estimates(
         order = torch.argsort(ceilings + vacancies.rest, stable=True)
         vacancies = vacancies.keep(order[:n].sort().values)
     newcomers = starts.met(extension, vacancies.pool)
-    _ = extension.overlaps  # computed once, before threads ask for them
+    _ = extension.inverse_hessian  # computed once, before threads ask for it
 
     def estimated(block: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         some = vacancies.keep(block)

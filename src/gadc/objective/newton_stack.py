@@ -7,7 +7,6 @@ import torch
 from gadc.errors import ConvergenceWarning
 from gadc.objective.extension import MAX_LOG_SCALING, Extension
 from gadc.objective.first_order import SAFETY, Sensitivity, decrements
-from gadc.objective.hessians import negative_hessians
 
 # Newton steps for a candidate before it is handed to the general solver.
 MAX_STEPS = 20
@@ -17,6 +16,8 @@ FIRST_BOUND_STEP = 2
 BOUNDS_PAY = 0.9
 # Estimates are about to settle where the next step, as the logarithm of a scaling, is as short.
 SHORT_STEP = 0.5
+# Levenberg's damping of the steps, relative to the diagonal: above float32's rounding.
+RIDGE = 1e-5
 # Steps of a newcomer's own scaling, before all rows take one.
 N_OWN_STEPS = 3
 # Longest step, as the logarithm of a scaling: of all rows together, and of one alone.
@@ -159,14 +160,24 @@ class NewtonStack:
 
     def negative_hessian(self) -> torch.Tensor:
         """Return it by log-scalings, float32 [p, r + 1, r + 1]; only the lower triangle is set."""
-        return negative_hessians(
-            self.extension,
-            self.scaling.float(),
-            self.there.float(),
-            self.inverse.float(),
-            self.newcomer.float(),
-            self.dropped,
-        )
+        p, rows = self.there.shape
+        scaling, there = self.scaling.float(), self.there.float()
+        # inverse^2 / column_mass: the inverse holds one column mass, the Hessian needs one.
+        weight = (self.inverse / self.extension.column_mass.sqrt()).float()
+        newcomer = self.newcomer.float().mul_(weight)  # [p, n]
+        hessian = weight.new_zeros(p, rows, rows)
+        hessian[:, -1, -1] = newcomer.square().sum(1)
+        hessian[:, -1, :-1] = newcomer.mul_(weight) @ self.extension.plan32.T
+        overlaps = self.extension.overlaps
+        hessian[:, overlaps.pairs[1], overlaps.pairs[0]] = overlaps.sums(weight)
+        hessian *= scaling[:, :, None]
+        hessian *= -scaling[:, None, :]
+        diagonal = hessian.diagonal(dim1=1, dim2=2)
+        diagonal.add_(there, alpha=1.0 + RIDGE)
+        hessian += 1.0 / rows**2  # fixes the direction in which all potentials shift together
+        if self.dropped is not None:
+            diagonal.scatter_add_(1, self.dropped[:, None], torch.ones_like(there[:, :1]))
+        return hessian
 
     def scale_newcomers(self) -> None:
         """Scale the newcomers' rows until they hold about their mass beside the others."""

@@ -18,6 +18,7 @@ class Overlaps:
         products: By pair and column, [n_products, n].
         kept: Which products belong to `pairs`, [n_pairs - n_extra]; None for all.
         thinning: What columns of `products` must be scaled by, squared, [n]; None for 1.
+        scaling: What the sums of kept products must be scaled by, [n_pairs - n_extra]; None for 1.
         extra: Products of the last pairs, unscaled, [n_extra, n]; None for none.
     """
 
@@ -25,6 +26,7 @@ class Overlaps:
     products: torch.Tensor
     kept: torch.Tensor | None = None
     thinning: torch.Tensor | None = None
+    scaling: torch.Tensor | None = None
     extra: torch.Tensor | None = None
 
     @classmethod
@@ -33,13 +35,16 @@ class Overlaps:
         pairs = torch.nonzero(_meet(plan).triu()).T
         return cls(pairs, plan[pairs[0]] * plan[pairs[1]])
 
-    def without(self, row: int, plan: torch.Tensor, thinning: torch.Tensor) -> "Overlaps":
+    def without(
+        self, row: int, plan: torch.Tensor, thinning: torch.Tensor, scaling: torch.Tensor
+    ) -> "Overlaps":
         """Return those of the plan that lacks one row.
 
         Args:
             row: Which.
             plan: What is left of it, columns scaled to sum to one again, [r - 1, n].
             thinning: What columns were scaled by, [n].
+            scaling: What rows were scaled by, [r - 1].
         """
         meet = _meet(plan).triu()
         renumbered = self.pairs - (self.pairs > row).long()
@@ -52,8 +57,10 @@ class Overlaps:
         meet[renumbered[0, kept], renumbered[1, kept]] = False
         new = torch.nonzero(meet).T
         extra = plan[new[0]] * plan[new[1]] if new.shape[1] else None
+        pairs = renumbered[:, kept]
+        both = scaling[pairs[0]] * scaling[pairs[1]]
         return Overlaps(
-            torch.cat([renumbered[:, kept], new], 1), self.products, kept, thinning, extra
+            torch.cat([pairs, new], 1), self.products, kept, thinning, both, extra
         )
 
     def sums(self, weight: torch.Tensor) -> torch.Tensor:
@@ -62,6 +69,8 @@ class Overlaps:
         sums = scaled.square() @ self.products.T
         if self.kept is not None:
             sums = sums[:, self.kept]
+        if self.scaling is not None:
+            sums *= self.scaling
         return sums if self.extra is None else torch.cat([sums, weight.square() @ self.extra.T], 1)
 
 

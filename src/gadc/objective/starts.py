@@ -17,10 +17,49 @@ class Starts:
 
     def __init__(self, potentials: torch.Tensor, shifts: torch.Tensor) -> None:
         self._potentials, self._shifts = potentials, shifts
+        # Of the last base that all candidates joined: its images, and float32 [n_images, r + 1].
+        self._differences: tuple[torch.Tensor, torch.Tensor] | None = None
         self._written = torch.zeros_like(potentials, dtype=torch.bool)
         self._written_shifts: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
         # Base sizes from which on the linear bound rules out too little to be worth a pass.
         self.linear_pays_below = torch.inf
+
+    def differences(
+        self, base: torch.Tensor, pool: torch.Tensor, n_rows: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return by what the solutions of `base + [j]` differ from those of j's guide, if known.
+
+        Args:
+            base: [m - 1].
+            pool: The candidates j [p].
+            n_rows: r + 1; the slack if there is one, and last the newcomer, follow the base.
+
+        Returns:
+            Differences of potentials, float32 [p, r + 1], 0 where unknown; and who was met last
+            time, bool [p].
+        """
+        found = torch.zeros(len(pool), n_rows, device=pool.device)
+        if self._differences is None:
+            return found, torch.zeros(len(pool), dtype=torch.bool, device=pool.device)
+        images, differences = self._differences
+        same = images[:, None] == base  # [r', m - 1]
+        before = differences[pool]
+        which = same.any(0)
+        found[:, : len(base)][:, which] = before[:, same.long().argmax(0)[which]]
+        n_others = n_rows - len(base)
+        found[:, len(base) :] = before[:, -n_others:]
+        is_known = found.isfinite().all(1)
+        return torch.where(is_known[:, None], found, 0.0), is_known
+
+    def remember_differences(
+        self, base: torch.Tensor, pool: torch.Tensor, differences: torch.Tensor
+    ) -> None:
+        """Keep them, float [p, r + 1]; those of all others are forgotten."""
+        kept = differences.new_full(
+            (len(self._potentials), differences.shape[1]), torch.nan, dtype=torch.float32
+        )
+        kept[pool] = differences.float()
+        self._differences = base, kept
 
     @classmethod
     def unknown(cls, n_images: int, n_guides: int, device: torch.device) -> "Starts":
@@ -32,6 +71,7 @@ class Starts:
         """Return one that learns by itself."""
         copied = Starts(self._potentials.clone(), self._shifts.clone())
         copied.linear_pays_below = self.linear_pays_below
+        copied._differences = self._differences
         return copied
 
     def learn(self, other: "Starts") -> None:
@@ -41,6 +81,7 @@ class Starts:
         self._written |= written
         for which, base, shift in other._written_shifts:
             self.remember_shifts(which, base, shift)
+        self._differences = other._differences
         self.linear_pays_below = min(self.linear_pays_below, other.linear_pays_below)
 
     def potentials(self, images: torch.Tensor) -> torch.Tensor:

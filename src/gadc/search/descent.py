@@ -24,6 +24,8 @@ N_LIKELY = 24
 N_WELCOME = 24
 # Chosen images that an exchange nearby may have given a reason to move.
 N_NEIGHBOURS = 4
+# Of a descent that shall leave nothing.
+LAST_BREADTH = 2
 # Places looked at together, each on a core of its own; the number does not depend on the cores, so
 # that the result doesn't.
 PLACES_TOGETHER = 4
@@ -112,6 +114,41 @@ def descend(
             if place in set(free) - waiting:
                 queue.append(place)
     return Descended(chosen, value, counts)
+
+
+def descend_fully(
+    objective: Objective,
+    indices: list[int],
+    candidates: Candidates,
+    *,
+    value: float,
+    max_swaps: int | None = None,
+) -> Descended:
+    """Descend until a look at all places, among twice as many images, finds nothing more.
+
+    An exchange can give a reason to others far off, which only this finds.
+
+    Args:
+        objective: What is minimised.
+        indices: The subset to start from.
+        candidates: Which images may be chosen, and which must stay.
+        value: The objective.
+        max_swaps: Stop after this many exchanges; default: never.
+    """
+    best = Descended(indices, value, Counts())
+    while max_swaps is None or best.counts.n_swaps < max_swaps:
+        found = descend(
+            objective,
+            best.indices,
+            candidates,
+            value=best.value,
+            max_swaps=None if max_swaps is None else max_swaps - best.counts.n_swaps,
+            breadth=LAST_BREADTH,
+        )
+        best = Descended(found.indices, found.value, best.counts.plus(found.counts))
+        if not found.counts.n_swaps:
+            break
+    return best
 
 
 def _most_welcome(

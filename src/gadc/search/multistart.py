@@ -10,7 +10,7 @@ from gadc.objective.total import Objective
 from gadc.runtime import generator
 from gadc.search.candidates import Candidates, check_size
 from gadc.search.counts import Counts
-from gadc.search.descent import descend
+from gadc.search.descent import descend, descend_fully
 from gadc.search.greedy import grow
 from gadc.search.medoids import medoids
 from gadc.search.restarts import kick
@@ -22,8 +22,6 @@ DEFAULT_PATIENCE = 4
 # Of larger subsets only the better start is descended from: the other one's way down is long, and
 # both ends are about as good.
 MOST_FOR_TWO_STARTS = 32
-# Of the descent before the proof.
-LAST_BREADTH = 2
 # Of the greedy start; the others are chosen by estimates, since exchanges follow.
 N_EXACT = 1
 
@@ -154,13 +152,7 @@ def _search(
         )
         # Kicks look near themselves alone, and an exchange that is left for the proof to find costs
         # the proof another round.
-        last = descend(
-            objective,
-            descended.indices,
-            candidates,
-            value=descended.value,
-            breadth=LAST_BREADTH,
-        )
+        last = descend_fully(objective, descended.indices, candidates, value=descended.value)
         descended = replace(last, counts=descended.counts.plus(last.counts))
     if not proof:
         found = Exchanged(descended.indices, descended.value, False, descended.counts)

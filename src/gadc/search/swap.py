@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from gadc.objective.total import Objective
 from gadc.search.candidates import Candidates
 from gadc.search.counts import Counts
-from gadc.search.descent import LEAST_GAIN, PLACES_TOGETHER, descend
+from gadc.search.descent import LEAST_GAIN, PLACES_TOGETHER, descend_fully
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def exchange(
     """Improve `indices` by exchanges until none of the k (n - k) possible ones helps.
 
     All places are visited in turn, and every candidate is ruled out or solved; the best improvement
-    found is taken, and a descent near it follows. After a full round without one, no improving
+    found is taken, and a full descent follows. After a full round without one, no improving
     exchange exists.
 
     Args:
@@ -70,15 +70,13 @@ def exchange(
         if index is None:
             n_clean += n_together
             continue
-        touched = [chosen[now[best]], index]
         chosen[now[best]] = index
         counts = counts.plus(Counts(n_swaps=1))
-        found = descend(
+        found = descend_fully(
             objective,
             chosen,
             candidates,
             value=additions[best].value,
-            touched=touched,
             max_swaps=None if n_left is None else n_left - 1,
         )
         chosen, value, counts = found.indices, found.value, counts.plus(found.counts)
