@@ -2,8 +2,9 @@
 
 import torch
 
+from gadc.objective.conjugate import iterated_steps, without_dropped
 from gadc.objective.extension import Extension
-from gadc.objective.newton_stack import RIDGE, scale_rows, without_dropped
+from gadc.objective.newton_stack import scale_rows
 
 # Before the first step of all rows: steps of a candidate's own scaling alone.
 N_OWN_STEPS = 2
@@ -13,7 +14,6 @@ MAX_LOG_KERNEL = 69.0
 MAX_LOG_STEP = 4.0
 # Iterations for a Newton step. One more changes estimates by less than they are off anyway.
 N_ITERATIONS = 3
-TINY = 1e-30
 # Relative rounding of a cost in float32, generously.
 ROUNDING = 1e-5
 
@@ -100,48 +100,18 @@ class FastStack:
         return scaling, inverse, self._errors(torch.cat([base, newcomer], 1), scaling)
 
     def newton_step(self) -> None:
-        """Scale the own rows, then take about a Newton step of all, by conjugate gradients.
-
-        No Hessian is made. What the base's own Hessian inverts is done at once; the few iterations
-        are for the rows near the newcomer and near the one that is dropped.
-        """
+        """Scale the own rows, then take about a Newton step of all."""
         scaling, inverse, errors = self.scale_newcomers()
-        extension = self.extension
-        rows = errors.shape[1]
-        weight = inverse.square_().div_(extension.column_mass32)  # [p, n]
-        there = self.masses - errors
-        own = (self.newcomer.square() * weight).sum(1, keepdim=True) * scaling[:, -1:].square()
-        own = (there[:, -1:] - own).clamp_(min=RIDGE * there[:, -1:])  # the newcomers' diagonal
-
-        def product(vectors: torch.Tensor) -> torch.Tensor:
-            scaled = scaling * vectors
-            columns = scaled[:, :-1] @ extension.plan32
-            columns.addcmul_(self.newcomer, scaled[:, -1:]).mul_(weight)
-            base = columns @ extension.plan32.T
-            newcomer = columns.mul_(self.newcomer).sum(1, keepdim=True)
-            products = there * (1.0 + RIDGE) * vectors - scaling * torch.cat([base, newcomer], 1)
-            products += vectors.sum(1, keepdim=True) / rows**2
-            return without_dropped(products, self.dropped)
-
-        def preconditioned(vectors: torch.Tensor) -> torch.Tensor:
-            base = vectors[:, :-1] @ extension.inverse_hessian
-            return without_dropped(torch.cat([base, vectors[:, -1:] / own], 1), self.dropped)
-
-        steps = torch.zeros_like(errors)
-        residual = errors.clone()
-        towards = direction = preconditioned(residual)
-        squares = (residual * towards).sum(1, keepdim=True)
-        for i in range(N_ITERATIONS):
-            products = product(direction)
-            length = squares / (direction * products).sum(1, keepdim=True).clamp_(min=TINY)
-            steps += length * direction
-            if i == N_ITERATIONS - 1:
-                break
-            residual -= length * products
-            towards = preconditioned(residual)
-            before, squares = squares, (residual * towards).sum(1, keepdim=True)
-            direction = towards + direction * (squares / before.clamp(min=TINY))
-        steps.nan_to_num_(nan=0.0)
+        steps = iterated_steps(
+            self.extension,
+            scaling,
+            errors,
+            self.masses - errors,
+            inverse,
+            self.newcomer,
+            self.dropped,
+            N_ITERATIONS,
+        ).nan_to_num_(nan=0.0)
         self.log_scaling += steps * (MAX_LOG_STEP / steps.abs().amax(1)).clamp(max=1.0)[:, None]
 
     def evaluate(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

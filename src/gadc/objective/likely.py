@@ -26,7 +26,7 @@ TANGENTS_PAY = 2.0
 DOUBT = 0.02
 # Candidates are estimated in blocks of about this many costs: half a megabyte, so that a few such
 # arrays stay in a core's cache.
-CPU_BLOCK_ENTRIES = 1 << 17
+CPU_BLOCK_ENTRIES = 1 << 18
 GPU_BLOCK_ENTRIES = 1 << 26
 
 

@@ -5,6 +5,7 @@ import warnings
 import torch
 
 from gadc.errors import ConvergenceWarning
+from gadc.objective.conjugate import RIDGE, iterated_steps, without_dropped
 from gadc.objective.extension import MAX_LOG_SCALING, Extension
 from gadc.objective.first_order import SAFETY, Sensitivity, decrements
 
@@ -16,8 +17,9 @@ FIRST_BOUND_STEP = 2
 BOUNDS_PAY = 0.9
 # Estimates are about to settle where the next step, as the logarithm of a scaling, is as short.
 SHORT_STEP = 0.5
-# Levenberg's damping of the steps, relative to the diagonal: above float32's rounding.
-RIDGE = 1e-5
+# With more rows than this, Newton steps are iterated: so many times.
+MOST_FACTORED = 24
+N_ITERATIONS = 6
 # Steps of a newcomer's own scaling, before all rows take one.
 N_OWN_STEPS = 3
 # Longest step, as the logarithm of a scaling: of all rows together, and of one alone.
@@ -208,6 +210,18 @@ class NewtonStack:
 
         Float32 steers, float64 decides.
         """
+        if len(self.extension.potentials) > MOST_FACTORED:
+            steps = iterated_steps(
+                self.extension,
+                self.scaling.float(),
+                self.missing.float(),
+                self.there.float(),
+                self.inverse.float(),
+                self.newcomer.float(),
+                self.dropped,
+                N_ITERATIONS,
+            )
+            return steps.double()
         factor, info = torch.linalg.cholesky_ex(self.negative_hessian())
         steps = torch.cholesky_solve(self.missing.float()[:, :, None], factor)[:, :, 0].double()
         # A failed factorisation poisons its own candidate, which the general solver then takes.
@@ -271,11 +285,6 @@ class NewtonStack:
         base = self.inverse @ (self.extension.plan * self.extension.base_costs).T  # [p, r]
         newcomer = (self.inverse * self.newcomer * self.newcomer_costs).sum(1, keepdim=True)
         return (torch.cat([base, newcomer], 1) * self.scaling).sum(1)
-
-
-def without_dropped(values: torch.Tensor, dropped: torch.Tensor | None) -> torch.Tensor:
-    """Return `values` [p, r + 1] with zeros for the rows that are dropped; overwrites them."""
-    return values if dropped is None else values.scatter_(1, dropped[:, None], 0.0)
 
 
 def scale_rows(

@@ -59,9 +59,7 @@ class Overlaps:
         extra = plan[new[0]] * plan[new[1]] if new.shape[1] else None
         pairs = renumbered[:, kept]
         both = scaling[pairs[0]] * scaling[pairs[1]]
-        return Overlaps(
-            torch.cat([pairs, new], 1), self.products, kept, thinning, both, extra
-        )
+        return Overlaps(torch.cat([pairs, new], 1), self.products, kept, thinning, both, extra)
 
     def sums(self, weight: torch.Tensor) -> torch.Tensor:
         """Return `sum_l weight_l^2 P_il P_kl` of each pair, [p, n_pairs], for weights [p, n]."""

@@ -2,8 +2,8 @@
 
 import torch
 
+from gadc.objective.conjugate import RIDGE
 from gadc.objective.extension import Extension
-from gadc.objective.newton_stack import RIDGE
 
 # Newton steps with what remains: the mass of one image moves to a few neighbours.
 N_STEPS = 2
