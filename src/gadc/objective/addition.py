@@ -107,7 +107,7 @@ class Additions:
             base = torch.cat([whole.base[:place], whole.base[place + 1 :]])
             row = whole.plan32[place] * whole.column_mass32
             rest, _ = self._look.rest_of(base, candidates, True)
-            tangents = whole.cost[candidates] @ row + rest
+            tangents = whole.cost.index_select(0, candidates) @ row + rest
             best = torch.argsort(tangents, stable=True)[:n]
         return np.asarray(pool[best.cpu().numpy()])
 
@@ -140,6 +140,8 @@ class Additions:
         with self._threads.one_each():
             alone = len(chosen) <= MOST_SOLVED_ALONE
             whole = None if alone else self._solved_whole(chosen)
+            if whole is not None:
+                _ = whole.overlaps  # computed once, before threads ask for them
 
             def look_without(job: tuple[int, np.ndarray, Starts]) -> Addition:
                 place, pool, starts = job
@@ -162,5 +164,4 @@ class Additions:
         """Return the whole subset, from which bases that lack one of it are made at little cost."""
         if self._whole is None or self._whole[0] != chosen:
             self._whole = list(chosen), self._look.extension(chosen, self._starts)
-            _ = self._whole[1].overlaps  # computed once, before threads ask for them
         return self._whole[1]

@@ -22,6 +22,8 @@ TOL = 1e-4
 MAX_LOG_SCALING = 80.0
 # Damping of the base's own Hessian, relative to the diagonal.
 INVERSE_RIDGE = 1e-4
+# Matrices of products are padded to multiples of this many columns.
+PADDED = 16
 # Shares below this are zero in float32 arithmetic.
 LEAST_SHARE = 1e-30
 
@@ -63,7 +65,9 @@ class Extension:
         self.masses32, self.column_mass32 = self.masses.float(), self.column_mass.float()
         self.surplus = self.base_costs - potentials[:, None] - self.column
         priced = self.plan32 * self.surplus.float()
-        self.plan_and_surplus = torch.cat([self.plan32, priced]).T.contiguous()  # [n, 2 r]
+        # [n, 2 r], and zeros: products of whole vectors are faster.
+        padding = priced.new_zeros(-2 * len(priced) % PADDED, n)
+        self.plan_and_surplus = torch.cat([self.plan32, priced, padding]).T.contiguous()
         self._overlaps: Overlaps | None = None
         self._inverse_hessian: torch.Tensor | None = None
 

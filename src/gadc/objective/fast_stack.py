@@ -47,7 +47,8 @@ class FastStack:
         self.log_scaling = log_scaling
         self.log_scaling[:, -1] = 0.0
         # Of the newcomers: C_jl - f_j - g_l, and what it makes of their kernels, [p, n].
-        self.surplus = extension.cost[pool].sub_(extension.column32).sub_(newcomers32[:, None])
+        self.surplus = extension.cost.index_select(0, pool)  # several times as fast as cost[pool]
+        self.surplus.sub_(extension.column32).sub_(newcomers32[:, None])
         self.newcomer = (
             (self.surplus * (-1.0 / extension.problem.epsilon))
             .clamp_(-MAX_LOG_KERNEL, MAX_LOG_KERNEL)
@@ -68,10 +69,8 @@ class FastStack:
     @property
     def potentials(self) -> torch.Tensor:
         """All potentials, the slack's at zero if there is one, float64 [p, r + 1]."""
-        extension = self.extension
-        potentials = extension.with_newcomers(self.start)
-        potentials += extension.problem.epsilon * self.log_scaling.double()
-        return potentials - potentials[:, -2:-1] if extension.problem.has_slack else potentials
+        potentials = self._potentials
+        return potentials - potentials[:, -2:-1] if self.extension.problem.has_slack else potentials
 
     def scale_newcomers(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Scale the own rows until they hold about their mass beside the others.
@@ -125,17 +124,42 @@ class FastStack:
             self.newcomer * scaling[:, -1:], scaling[:, :-1], extension.plan32
         ).reciprocal_()
         inverse *= extension.column_mass32
-        base = inverse @ extension.plan_and_surplus  # [p, 2 r]
+        base = inverse @ extension.plan_and_surplus  # [p, 2 r] and zeros
         r = len(extension.potentials)
         own = inverse.mul_(self.newcomer)
         newcomer = own.sum(1, keepdim=True)
         surplus = own.mul_(self.surplus).sum(1) * scaling[:, -1]
-        surplus += (base[:, r:] * scaling[:, :-1]).sum(1)
+        surplus += (base[:, r : 2 * r] * scaling[:, :-1]).sum(1)
         errors = self._errors(torch.cat([base[:, :r], newcomer], 1), scaling)
         rounding = ROUNDING * (surplus.abs() + extension.problem.epsilon)
         missing = extension.problem.epsilon * (self.log_scaling * errors).sum(1)
         estimate = (surplus + missing).double() + self.start * self._exact_masses[-1]
         return estimate + self._shared_cost(), rounding, errors
+
+    def tangents(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return how the entropic problems' values depend on the newcomers' costs.
+
+        Returns:
+            The gradients, the newcomers' rows of the plans [p, n]; and what the values would be at
+            costs of zero, were they linear in them, float64 [p].
+        """
+        extension, epsilon = self.extension, self.extension.problem.epsilon
+        scaling = self._scaling()
+        own = self.newcomer * scaling[:, -1:]
+        sums = torch.addmm(own, scaling[:, :-1], extension.plan32)
+        plans = own.div_(sums).mul_(extension.column_mass32)
+        masses = extension.column_mass
+        column = extension.column @ masses - epsilon * (sums.log_().double() @ masses)
+        values = self._potentials @ self._exact_masses + column
+        costs = self.surplus.add_(extension.column32)  # but for the newcomers' own potentials
+        linear = (plans * costs).sum(1).double() + self.start * plans.sum(1).double()
+        return plans, values - linear
+
+    @property
+    def _potentials(self) -> torch.Tensor:
+        """All potentials, where the columns' are those of the base less `epsilon log sums`."""
+        shift = self.extension.problem.epsilon * self.log_scaling.double()
+        return self.extension.with_newcomers(self.start) + shift
 
     def _scaling(self) -> torch.Tensor:
         return without_dropped(self.log_scaling.exp(), self.dropped)

@@ -11,6 +11,7 @@ import torch
 
 from gadc.objective.cost import column_sums, squared_distances
 from gadc.objective.extension import Extension
+from gadc.objective.fast_stack import FastStack
 from gadc.objective.first_order import Sensitivity
 from gadc.objective.newton_stack import NewtonStack
 from gadc.objective.starts import Starts
@@ -87,6 +88,7 @@ class Guides:
             stack, inverse, singular = _climbed(extension, images, potentials, MAX_STEPS)
             return stack.potentials, inverse, *_sensitivity(stack, inverse, singular)
 
+        _ = extension.overlaps  # computed once, before threads ask for them
         potentials, inverse, gradient, spread = self._each(
             solved, extension, which, starts, threads
         )
@@ -96,7 +98,7 @@ class Guides:
     def tangents(
         self, extension: Extension, pool: torch.Tensor, starts: Starts, threads: Threads
     ) -> "Tangents":
-        """Extend the base by each guide of the candidates `pool` [p], with one Hessian each.
+        """Extend the base by each guide of the candidates `pool` [p], with one step each.
 
         Args:
             extension: The base.
@@ -106,11 +108,15 @@ class Guides:
         """
 
         def tangent(images: torch.Tensor, potentials: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            stack, _, _ = _climbed(extension, images, potentials, 1)
-            plans = stack.newcomer_plans()
-            intercepts = stack.dual_values() - (plans * stack.newcomer_costs).sum(1)
-            return stack.potentials, plans.float(), intercepts
+            newcomers = potentials[:, -1]
+            log_scaling = (potentials - extension.with_newcomers(newcomers)) / epsilon
+            stack = FastStack(extension, images, newcomers, log_scaling.float())
+            stack.newton_step()
+            moved = stack.potentials
+            return moved, *stack.tangents()
 
+        epsilon = extension.problem.epsilon
+        _ = extension.inverse_hessian  # computed once, before threads ask for it
         which = torch.unique(self.group[pool])
         _, plans, intercepts = self._each(tangent, extension, which, starts, threads)
         return Tangents(plans, intercepts)
@@ -128,7 +134,6 @@ class Guides:
         images = self.images[which]
         potentials = extension.with_newcomers(starts.potentials(images))
         potentials[:, :n_base] += starts.shifts(which, extension.base)
-        _ = extension.overlaps  # computed once, before threads ask for them
         block = GUIDES_TOGETHER if images.device.type == "cpu" else len(which)
         blocks = zip(images.split(block), potentials.split(block), strict=True)
         parts = threads.map(lambda block: work(*block), blocks)
@@ -181,7 +186,9 @@ class Tangents:
         """
         # One product over all rows costs less than a copy of most of them.
         many = len(pool) > MANY * len(cost)
-        tangents = (cost if many else cost[pool]) @ self.plans.T + self.intercepts.float()
+        tangents = (
+            cost if many else cost.index_select(0, pool)
+        ) @ self.plans.T + self.intercepts.float()
         ceilings = tangents.nan_to_num_(nan=torch.inf).amin(1).double()
         return ceilings[pool] if many else ceilings
 

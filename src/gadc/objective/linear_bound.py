@@ -43,7 +43,7 @@ def linear_bounds(
     least = newcomers.new_empty(len(pool))
     for i in range(0, len(pool), rows):
         some = slice(i, i + rows)
-        reduced = extension.cost[pool[some]].sub_(newcomers[some, None].float())
+        reduced = extension.cost.index_select(0, pool[some]).sub_(newcomers[some, None].float())
         least[some] = torch.minimum(reduced, cheapest, out=reduced) @ column_mass
     shared = extension.potentials @ extension.masses[:-1]
     bounds = shared + newcomers * extension.masses[-1] + least
@@ -65,7 +65,7 @@ def _best_newcomers(extension: Extension, pool: torch.Tensor) -> torch.Tensor:
     epsilon = extension.problem.epsilon
     column_mass = extension.column_mass.float()
     wanted = extension.masses[-1].float()
-    logits = (extension.column.float() - extension.cost[pool]).div_(epsilon)
+    logits = (extension.column.float() - extension.cost.index_select(0, pool)).div_(epsilon)
     # sigmoid(x) <= e^x: this start holds at most the mass wanted.
     log_u = low = wanted.log() - torch.logsumexp(
         logits + column_mass.log(), 1, keepdim=True

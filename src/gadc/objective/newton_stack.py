@@ -113,7 +113,7 @@ class NewtonStack:
         self.extension, self.dropped = extension, dropped
         self.masses = extension.masses if dropped is None else extension.masses_of_exchange
         epsilon = extension.problem.epsilon
-        self.newcomer_costs = extension.cost[pool].double()  # [p, n]
+        self.newcomer_costs = extension.cost.index_select(0, pool).double()  # [p, n]
         newcomers = potentials[:, -1:]
         self.newcomer = (
             (newcomers + extension.column - self.newcomer_costs)
@@ -250,7 +250,7 @@ class NewtonStack:
         epsilon = extension.problem.epsilon
         shift = epsilon * self.log_scaling  # [p, r + 1]
         plan, priced = extension.plan, extension.plan * extension.surplus  # [r, n]
-        newcomer = self.newcomer_plans()
+        newcomer = self.newcomer * self.scaling[:, -1:] * self.inverse  # plans [p, n]
         own = self.newcomer_costs - extension.column
         own -= self.potentials[:, -1:]  # G of the newcomer, [p, n]
         base_scaling, base_shift = self.scaling[:, :-1], shift[:, :-1]
@@ -264,17 +264,6 @@ class NewtonStack:
         variance = squares + (newcomer * own.square()).sum(1)
         variance -= mean.square() @ extension.column_mass
         return torch.cat([gradient * base_scaling, own_gradient], 1), variance
-
-    def dual_values(self) -> torch.Tensor:
-        """Return the entropic problem's dual value at the present potentials, [p]."""
-        extension = self.extension
-        column_mass, epsilon = extension.column_mass, extension.problem.epsilon
-        column = extension.column + epsilon * (self.inverse / column_mass).log()  # g, [p, n]
-        return self.potentials @ extension.masses + column @ column_mass
-
-    def newcomer_plans(self) -> torch.Tensor:
-        """Return the newcomers' rows of the plans, [p, n]."""
-        return self.newcomer * self.scaling[:, -1:] * self.inverse
 
     def estimates(self) -> torch.Tensor:
         """Return the transport costs [p] that the row masses wanted would have, nearly."""

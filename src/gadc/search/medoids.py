@@ -92,7 +92,9 @@ def _build(cost: torch.Tensor, n_selected: int, candidates: Candidates, sums: _S
             waiting if len(waiting) else candidates.allowed(chosen), device=cost.device
         )
         if not chosen:
-            totals = torch.cat([sums.of(cost[rows]) for rows in pool.split(_block(cost))])
+            totals = torch.cat(
+                [sums.of(cost.index_select(0, rows)) for rows in pool.split(_block(cost))]
+            )
             chosen.append(int(pool[totals.argmin()]))
         else:
             chosen.append(_most_gaining(cost, pool, nearest, gains, sums))
@@ -111,7 +113,7 @@ def _most_gaining(
         if bounds[start] < best:
             break
         rows = order[start : start + N_UPDATED]
-        gains[rows] = sums.of((nearest - cost[rows]).clamp_(min=0.0))
+        gains[rows] = sums.of((nearest - cost.index_select(0, rows)).clamp_(min=0.0))
         best = max(best, float(gains[rows].max()))
         place = start + N_UPDATED
     seen = order[:place]
@@ -132,7 +134,7 @@ def _exchange_changes(
     membership = sums.by_owner(owner, k)  # [n, k]
     changes = []
     for rows in pool.split(_block(cost)):
-        distance = cost[rows]  # [p, n]
+        distance = cost.index_select(0, rows)  # [p, n]
         shared = sums.of((distance - first).clamp_(max=0.0))  # [p]
         correction = torch.minimum(torch.maximum(distance, first), second).sub_(first)
         changes.append(shared + (correction @ membership).T)  # [k, p]

@@ -21,7 +21,7 @@ Start = Literal["greedy", "medoids", "best"]
 DEFAULT_PATIENCE = 4
 # Of larger subsets only the better start is descended from: the other one's way down is long, and
 # both ends are about as good.
-MOST_FOR_TWO_STARTS = 32
+MOST_FOR_TWO_STARTS = 64
 # Of the greedy start; the others are chosen by estimates, since exchanges follow.
 N_EXACT = 1
 
@@ -73,7 +73,7 @@ def search(
         objective: One class's objective.
         n_selected: k.
         start: Where exchanges begin: from the greedy set, from the k-medoids set, or from both,
-            keeping the better end (`best`; of more than 32 images, from the better of both).
+            keeping the better end (`best`; of more than 64 images, from the better of both).
         candidates: Which images may and which must be chosen; default: any may.
         max_swaps: At most this many exchanges per start, and then no kicks; default: until none
             helps.
