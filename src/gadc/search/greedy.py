@@ -14,7 +14,7 @@ FEW_IMAGES = 32
 # Then by estimates: among so many images that were the most welcome when all were last looked at,
 # which they are again when the subset has grown by this share.
 N_SHORTLISTED = 48
-GROWTH = 0.0625
+GROWTH = 0.125
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,9 @@ def grow(
     while len(indices) < n_selected:
         pool = np.setdiff1d(shortlist, indices)
         if len(indices) >= look_at or not len(pool):
-            allowed = candidates.allowed(indices)
-            pool = shortlist = objective.promising(indices, allowed, N_SHORTLISTED)
+            pool = shortlist = candidates.allowed(indices)
+            if len(pool) > N_SHORTLISTED:
+                pool = shortlist = objective.promising(indices, pool, N_SHORTLISTED)
             look_at = len(indices) + max(1, int(GROWTH * len(indices)))
         best = objective.likely_addition(indices, pool)
         counts = counts.plus(best)
