@@ -13,7 +13,8 @@ from gadc.objective.guides import Guides
 from gadc.objective.likely import DOUBT
 from gadc.objective.linear_bound import best_newcomers, linear_bounds
 from gadc.objective.look import LEAST_GUIDED
-from gadc.objective.newton_stack import solve
+from gadc.objective.newton_stack import NewtonStack, solve
+from gadc.objective.removal import without
 from gadc.objective.starts import Starts
 from gadc.objective.threads import Threads
 from real_data import REAL_DATA, needs_real_data
@@ -125,6 +126,78 @@ def test_estimates_are_within_their_margins(m: int) -> None:
             n_known, n_all = n_known + int(known.sum()), n_all + len(known)
             chords.step()
     assert n_known > 0.3 * n_all  # margins that are never known would never be wrong
+
+
+@pytest.mark.parametrize("m", [14, 30])
+def test_estimates_that_start_from_another_base_are_within_their_margins(m: int) -> None:
+    n_known = n_all = n_met = 0
+    for seed in range(16):
+        objective = problem(seed, 200)
+        whole, pool, _ = extended(objective, list(range(m)))
+        guides = Guides.among(objective._features, objective.cost)
+        starts = Starts.unknown(len(objective.cost), len(guides.images), objective.cost.device)
+        pool = pool[torch.argsort(guides.group[pool], stable=True)]
+        for place in (0, 5, 11):
+            base = without(whole, place)
+            starts.met(base, guides.images)
+            newcomers = starts.met(base, pool)
+            costs, _ = solve(base, pool, base.with_newcomers(newcomers))
+            solved = guides.beside(base, pool, starts, Threads(objective.cost.device))
+            guided = solved.potentials[solved.place]
+            differences, met = starts.differences(base.base, pool, guided.shape[1])
+            potentials = guided + differences
+            potentials[:, -1] = torch.where(met, potentials[:, -1], newcomers)
+            chords = _Chords(base, solved, solved.place, pool, potentials)
+            if not bool(met.all()):
+                chords.take_first_step()
+            for n_steps in range(MAX_STEPS):
+                if n_steps:
+                    chords.step()
+                estimates, margins = chords.estimates()
+                known = torch.isfinite(estimates) & torch.isfinite(margins)
+                wrong = ((estimates - costs).abs() > margins)[known]
+                assert not bool(wrong.any()), (seed, place, n_steps)
+                n_known, n_all = n_known + int(known.sum()), n_all + len(known)
+            n_met += int(met.sum())
+            starts.remember_differences(base.base, pool, chords.ahead - guided)
+    assert n_met > 0  # margins that are never known would never be wrong
+    assert n_known > 0.3 * n_all
+
+
+def test_tangents_touch_the_entropic_values() -> None:
+    for seed in range(6):
+        objective = problem(seed, 120)
+        extension, pool, newcomers = extended(objective, list(range(20)))
+        stack = FastStack(extension, pool, newcomers, torch.zeros(len(pool), 22))
+        stack.newton_step()
+        potentials = stack.potentials
+        plans, intercepts = stack.tangents()
+        exact = NewtonStack(extension, pool, potentials)
+        column = extension.column + objective.problem.epsilon * torch.log(
+            exact.inverse / extension.column_mass
+        )
+        values = potentials @ extension.masses + column @ extension.column_mass
+        touching = intercepts + (plans.double() * objective.cost[pool].double()).sum(1)
+        np.testing.assert_allclose(touching, values, atol=1e-6 * objective.scale)
+
+
+@needs_real_data
+def test_exchanges_place_after_place_equal_solving_every_candidate() -> None:
+    images = load_file(REAL_DATA / "cifar10" / "test_resnet56_features.safetensors")
+    objective = Objective(images["features"][images["labels"] == 3][:240])
+    chosen = np.random.default_rng(3).permutation(240)[:26].tolist()
+    n_solved = 0
+    for turn in range(0, 12, 4):
+        places = list(range(turn, turn + 4))
+        bases = [chosen[:place] + chosen[place + 1 :] for place in places]
+        pools = [np.setdiff1d(np.arange(240), base) for base in bases]
+        found = objective.best_exchanges(chosen, places, pools, below=np.inf)
+        for base, addition in zip(bases, found, strict=True):
+            index, value = slow_best_addition(objective, base)
+            assert addition.index == index
+            assert addition.value == pytest.approx(value, rel=1e-7)
+            n_solved += addition.n_solved
+    assert n_solved < 0.2 * 12 * 215
 
 
 @needs_real_data

@@ -1,6 +1,6 @@
 """Looks at many base sets, several at once, each starting from where the ones before ended."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
 import numpy as np
@@ -19,7 +19,6 @@ Pools = Sequence[np.ndarray]
 # Bases of so small subsets are solved one by one: that costs little, and makes the linear bound,
 # which rules out most there, as tight as it can be.
 MOST_SOLVED_ALONE = 24
-SingleLook = Callable[[Extension, np.ndarray, float, Starts, Threads], Addition]
 
 
 class Additions:
@@ -69,8 +68,29 @@ class Additions:
     def best_exchanges(
         self, chosen: list[int], places: Sequence[int], pools: Pools, *, below: float
     ) -> list[Addition]:
-        """See `Objective.best_exchanges`."""
-        return self._at_each(self._look.best, chosen, places, pools, below)
+        """See `Objective.best_exchanges`: each place is looked at in a thread of its own."""
+        with self._threads.one_each():
+            alone = len(chosen) <= MOST_SOLVED_ALONE
+            whole = None if alone else self._solved_whole(chosen)
+            if whole is not None:
+                _ = whole.overlaps  # computed once, before threads ask for them
+
+            def look_without(job: tuple[int, np.ndarray, Starts]) -> Addition:
+                place, pool, starts = job
+                if whole is None:
+                    base = self._look.extension(chosen[:place] + chosen[place + 1 :], starts)
+                else:
+                    base = without(whole, place)
+                return self._look.best(base, pool, below, starts, one)
+
+            # What one place teaches, the others of the same call don't learn: the order in which
+            # threads finish must not matter.
+            starts = [self._starts.copy() for _ in places]
+            one = Threads(self._look.cost.device, 1)
+            found = self._threads.map(look_without, zip(places, pools, starts, strict=True))
+            for learnt in starts:
+                self._starts.learn(learnt)
+        return found
 
     def likely_exchanges(
         self, chosen: list[int], places: Sequence[int], pools: Pools, *, below: float
@@ -78,7 +98,7 @@ class Additions:
         """See `Objective.likely_exchanges`."""
         if len(chosen) == 1 and not self._look.problem.has_slack:
             # Without its only image nothing of the subset is left to begin with.
-            return self._at_each(self._look.best, chosen, places, pools, below)
+            return self.best_exchanges(chosen, places, pools, below=below)
         with self._threads.one_each():
             return self._likely(self._solved_whole(chosen), places, pools, below)
 
@@ -127,38 +147,6 @@ class Additions:
     def one_thread_each(self) -> AbstractContextManager[None]:
         """See `Objective.one_thread_each`."""
         return self._threads.one_each()
-
-    def _at_each(
-        self,
-        look: SingleLook,
-        chosen: list[int],
-        places: Sequence[int],
-        pools: Pools,
-        below: float,
-    ) -> list[Addition]:
-        """Look at the chosen images without each of `places`, every one in a thread of its own."""
-        with self._threads.one_each():
-            alone = len(chosen) <= MOST_SOLVED_ALONE
-            whole = None if alone else self._solved_whole(chosen)
-            if whole is not None:
-                _ = whole.overlaps  # computed once, before threads ask for them
-
-            def look_without(job: tuple[int, np.ndarray, Starts]) -> Addition:
-                place, pool, starts = job
-                if whole is None:
-                    base = self._look.extension(chosen[:place] + chosen[place + 1 :], starts)
-                else:
-                    base = without(whole, place)
-                return look(base, pool, below, starts, one)
-
-            # What one place teaches, the others of the same call don't learn: the order in which
-            # threads finish must not matter.
-            starts = [self._starts.copy() for _ in places]
-            one = Threads(self._look.cost.device, 1)
-            found = self._threads.map(look_without, zip(places, pools, starts, strict=True))
-            for learnt in starts:
-                self._starts.learn(learnt)
-        return found
 
     def _solved_whole(self, chosen: list[int]) -> Extension:
         """Return the whole subset, from which bases that lack one of it are made at little cost."""
