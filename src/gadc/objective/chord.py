@@ -52,7 +52,7 @@ def narrow(
     field: Field,
     potentials: torch.Tensor,
     *,
-    met: torch.Tensor,
+    shown: torch.Tensor,
     first: torch.Tensor,
     below: float,
     threads: Threads,
@@ -64,7 +64,7 @@ def narrow(
         solved: The guides of the candidates beside it.
         field: The candidates [p].
         potentials: Where to start, [p, r + 1]; overwritten by better ones.
-        met: Whose are near their solutions, bool [p].
+        shown: See `Starts.differences`, [p]; overwritten likewise.
         first: Those that set the bar for the others, bool [p].
         below: Candidates above this value are of no interest.
         threads: Where blocks of candidates are worked on.
@@ -72,9 +72,14 @@ def narrow(
 
     def pursue(places: torch.Tensor, bar: torch.Tensor) -> Pursued:
         chords = _Chords(
-            extension, solved, solved.place[places], field.pool[places], potentials[places]
+            extension,
+            solved,
+            solved.place[places],
+            field.pool[places],
+            potentials[places],
+            shown[places].nan_to_num(nan=0.0),
         )
-        if not bool(met[places].all()):
+        if not bool(shown[places].isfinite().all()):
             chords.take_first_step()
         return _pursue(chords, field.keep(places), places, bar)
 
@@ -86,7 +91,7 @@ def narrow(
     blocks = _blocks(extension, order[~first[order]])
     pursued += threads.map(lambda block: pursue(block, bar), blocks)
     for block in pursued:
-        potentials[block.tried] = block.potentials
+        potentials[block.tried], shown[block.tried] = block.potentials, block.shown
         bar = torch.minimum(bar, block.bar)
     places, starts, floors = (
         torch.cat([getattr(block.left, name) for block in pursued])
@@ -112,17 +117,19 @@ class Pursued:
         bar: What the best of them is at most.
         tried: All of them [p], as places in the field.
         potentials: Theirs, a step ahead of what was estimated, [p, r + 1].
+        shown: See `Margins`, [p].
     """
 
     left: Narrowed
     bar: torch.Tensor
     tried: torch.Tensor
     potentials: torch.Tensor
+    shown: torch.Tensor
 
 
 def _pursue(chords: "_Chords", field: Field, places: torch.Tensor, bar: torch.Tensor) -> Pursued:
     """Take steps with a block of candidates until they are ruled out or nearly solved."""
-    potentials = chords.potentials
+    potentials, shown = chords.potentials, chords.margins.shown.clone()
     left = torch.arange(len(places), device=places.device)
     floors = field.floors
     for n_steps in range(MAX_STEPS):
@@ -133,7 +140,7 @@ def _pursue(chords: "_Chords", field: Field, places: torch.Tensor, bar: torch.Te
         estimate, margin = chords.estimates()
         estimate += field.rest[left]
         margin += field.rest_error[left]
-        potentials[left] = chords.ahead
+        potentials[left], shown[left] = chords.ahead, chords.margins.shown
         highest = (estimate + margin).nan_to_num(nan=torch.inf)
         bar = torch.minimum(bar, highest.amin())
         floors = (estimate - margin).nan_to_num(nan=-torch.inf)
@@ -142,7 +149,8 @@ def _pursue(chords: "_Chords", field: Field, places: torch.Tensor, bar: torch.Te
         if n_steps == MAX_STEPS - 1 or int(possible.sum()) < COMPACT_BELOW * len(left):
             left, floors = left[possible], floors[possible]
             chords.keep(possible)
-    return Pursued(Narrowed(places[left], potentials[left], floors), bar, places, potentials)
+    narrowed = Narrowed(places[left], potentials[left], floors)
+    return Pursued(narrowed, bar, places, potentials, shown)
 
 
 class _Chords(FastStack):
@@ -155,12 +163,13 @@ class _Chords(FastStack):
         place: torch.Tensor,
         pool: torch.Tensor,
         potentials: torch.Tensor,
+        shown: torch.Tensor,
     ) -> None:
         newcomers = potentials[:, -1]
         log_scaling = (potentials - extension.with_newcomers(newcomers)) / extension.problem.epsilon
         super().__init__(extension, pool, newcomers, log_scaling.float())
         self.solved, self.place = solved, place
-        self.margins = Margins(solved.sensitivity)
+        self.margins = Margins(solved.sensitivity, shown)
         self._steps: list[torch.Tensor] = []  # [p, r + 1] each
 
     def take_first_step(self) -> None:

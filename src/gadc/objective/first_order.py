@@ -31,6 +31,8 @@ import torch
 # step has shown that it is not, nothing is known.
 FIRST_SAFETY = 4.0
 SAFETY = 2.0
+# Nor is an estimate further off (L) than this trusted before a step.
+FIRST_REACH = 0.03
 # A step that reduces L at least to this share shows it.
 CONTRACTION = 0.5
 
@@ -72,10 +74,15 @@ class Margins:
 
     Args:
         sensitivity: Of these problems.
+        shown: The largest L from which a step has shown that the Hessian is right, [p]; 0: none
+            has. Estimates further off are trusted after a step that shows it.
+
+    Attributes:
+        shown: The same, by now.
     """
 
-    def __init__(self, sensitivity: Sensitivity) -> None:
-        self._sensitivity = sensitivity
+    def __init__(self, sensitivity: Sensitivity, shown: torch.Tensor) -> None:
+        self._sensitivity, self.shown = sensitivity, shown
         self._decrements: torch.Tensor | None = None
 
     def of(self, errors: torch.Tensor, steps: torch.Tensor, masses: torch.Tensor) -> torch.Tensor:
@@ -83,15 +90,19 @@ class Margins:
         decrement = decrements(errors, steps, masses)
         margins = self._sensitivity.bound(decrement, steps)
         if self._decrements is None:
-            margins *= FIRST_SAFETY
+            near = decrement <= self.shown.clamp(max=FIRST_REACH)
+            margins = torch.where(near, FIRST_SAFETY * margins, torch.inf)
         else:
             shrunk = decrement / self._decrements
             margins *= SAFETY / (1.0 - shrunk).clamp(min=0.0).square()
             margins = torch.where(shrunk <= CONTRACTION, margins, torch.inf)
+            larger = torch.maximum(self.shown, self._decrements)
+            self.shown = torch.where(shrunk <= CONTRACTION, larger, 0.0)
         self._decrements = decrement
         return margins
 
     def keep(self, mask: torch.Tensor) -> None:
         """Go on with the problems in `mask` alone."""
+        self.shown = self.shown[mask]
         if self._decrements is not None:
             self._decrements = self._decrements[mask]

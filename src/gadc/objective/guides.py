@@ -19,7 +19,7 @@ from gadc.objective.threads import Threads
 
 # One guide for about this many images, within these bounds.
 IMAGES_PER_GUIDE = 64
-LEAST_GUIDES, MOST_GUIDES = 16, 48
+LEAST_GUIDES, MOST_GUIDES = 16, 24
 # Guides are chosen by their costs to so many columns at most.
 MOST_COLUMNS = 512
 # Guides need not be exact: to this error of the row masses, and so many Newton steps at most.

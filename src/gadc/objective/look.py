@@ -97,21 +97,21 @@ class Look:
         moved = (solved.potentials[:, -1] - before[solved.which]).nan_to_num(nan=0.0)
         newcomers = starts.potentials(field.pool) + moved[solved.place]
         guided = solved.potentials[solved.place]  # [p, r + 1]
-        differences, met = starts.differences(extension.base, field.pool, guided.shape[1])
+        differences, shown = starts.differences(extension.base, field.pool, guided.shape[1])
         potentials = guided + differences
-        potentials[:, -1] = torch.where(met, potentials[:, -1], newcomers)
+        potentials[:, -1] = torch.where(shown.isfinite(), potentials[:, -1], newcomers)
         narrowed = narrow(
             extension,
             solved,
             field,
             potentials,
-            met=met,
+            shown=shown,
             first=torch.isin(field.pool, self.guides.images),
             below=below,
             threads=threads,
         )
         starts.remember(field.pool, potentials[:, -1])
-        starts.remember_differences(extension.base, field.pool, potentials - guided)
+        starts.remember_differences(extension.base, field.pool, potentials - guided, shown)
         field = dataclasses.replace(field.keep(narrowed.places), floors=narrowed.floors)
         return self._solve(
             extension, field, narrowed.potentials, solved.sensitivity, below, len(pool)

@@ -17,8 +17,9 @@ class Starts:
 
     def __init__(self, potentials: torch.Tensor, shifts: torch.Tensor) -> None:
         self._potentials, self._shifts = potentials, shifts
-        # Of the last base that all candidates joined: its images, and float32 [n_images, r + 1].
-        self._differences: tuple[torch.Tensor, torch.Tensor] | None = None
+        # Of the last base that all candidates joined: its images, and float32 [n_images, r + 1] and
+        # [n_images].
+        self._differences: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
         self._written = torch.zeros_like(potentials, dtype=torch.bool)
         self._written_shifts: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
         # Base sizes from which on the linear bound rules out too little to be worth a pass.
@@ -35,13 +36,13 @@ class Starts:
             n_rows: r + 1; the slack if there is one, and last the newcomer, follow the base.
 
         Returns:
-            Differences of potentials, float32 [p, r + 1], 0 where unknown; and who was met last
-            time, bool [p].
+            Differences of potentials, float32 [p, r + 1], 0 where unknown; and from how far off
+            the guides' Hessians were seen to be right, [p]: see `Margins`; NaN where unknown.
         """
         found = torch.zeros(len(pool), n_rows, device=pool.device)
         if self._differences is None:
-            return found, torch.zeros(len(pool), dtype=torch.bool, device=pool.device)
-        images, differences = self._differences
+            return found, torch.full_like(found[:, 0], torch.nan)
+        images, differences, shown = self._differences
         same = images[:, None] == base  # [r', m - 1]
         before = differences[pool]
         which = same.any(0)
@@ -49,17 +50,24 @@ class Starts:
         n_others = n_rows - len(base)
         found[:, len(base) :] = before[:, -n_others:]
         is_known = found.isfinite().all(1)
-        return torch.where(is_known[:, None], found, 0.0), is_known
+        found = torch.where(is_known[:, None], found, 0.0)
+        return found, torch.where(is_known, shown[pool], torch.nan)
 
     def remember_differences(
-        self, base: torch.Tensor, pool: torch.Tensor, differences: torch.Tensor
+        self,
+        base: torch.Tensor,
+        pool: torch.Tensor,
+        differences: torch.Tensor,
+        shown: torch.Tensor,
     ) -> None:
-        """Keep them, float [p, r + 1]; those of all others are forgotten."""
+        """Keep them, float [p, r + 1] and [p]; those of all others are forgotten."""
         kept = differences.new_full(
             (len(self._potentials), differences.shape[1]), torch.nan, dtype=torch.float32
         )
         kept[pool] = differences.float()
-        self._differences = base, kept
+        kept_shown = torch.zeros_like(kept[:, 0])
+        kept_shown[pool] = shown
+        self._differences = base, kept, kept_shown
 
     @classmethod
     def unknown(cls, n_images: int, n_guides: int, device: torch.device) -> "Starts":
