@@ -24,7 +24,7 @@ def best_of_all(objective: Objective, base: list[int]) -> tuple[float, int]:
     pool = torch.from_numpy(np.setdiff1d(np.arange(objective.n_images), base)).to(device)
     extension = Extension.solved(objective.problem, objective.cost, held)
     transport = [
-        solve(extension, some, extension.with_newcomers(best_newcomers(extension, some)))
+        solve(extension, some, extension.with_newcomers(best_newcomers(extension, some)))[0]
         for some in pool.split(max(1, BLOCK_ENTRIES // objective.cost.shape[1]))
     ]
     rest, _ = objective._rest_with(held, pool, False)
