@@ -62,11 +62,6 @@ class FastStack:
         self.dropped = None if self.dropped is None else self.dropped[mask]
 
     @property
-    def newcomers(self) -> torch.Tensor:
-        """Potentials of the candidates' own rows, float64 [p]."""
-        return self.potentials[:, -1]
-
-    @property
     def potentials(self) -> torch.Tensor:
         """All potentials, the slack's at zero if there is one, float64 [p, r + 1]."""
         potentials = self._potentials
