@@ -83,11 +83,10 @@ def test_estimates_of_exchanges_are_near_their_costs(m: int) -> None:
         objective = problem(seed, 200)
         extension, pool, newcomers = extended(objective, list(range(m)))
         dropped = torch.arange(len(pool)) % m
-        log_scaling = torch.zeros(len(pool), m + 2)
-        stack = FastStack(extension, pool, newcomers, log_scaling, dropped=dropped)
+        potentials = extension.with_newcomers(newcomers)
+        stack = FastStack(extension, pool, potentials, dropped=dropped)
         stack.newton_step()
         estimates, _, _ = stack.evaluate()
-        potentials = extension.with_newcomers(newcomers)
         costs, _ = solve(extension, pool, potentials, dropped=dropped)
         errors.append((estimates - costs).abs() / objective.scale * m)
     assert float(torch.cat(errors).median()) < DOUBT
@@ -120,9 +119,8 @@ def test_estimates_are_within_their_margins(m: int) -> None:
         solved = guides.beside(extension, pool, starts, Threads(objective.cost.device))
         potentials = solved.potentials[solved.place].clone()
         potentials[:, -1] = newcomers
-        shown = torch.zeros(len(pool))
-        chords = _Chords(extension, solved, solved.place, pool, potentials, shown)
-        chords.take_first_step()
+        unknown = torch.full((len(pool),), torch.nan)
+        chords = _Chords(extension, solved, solved.place, pool, potentials, unknown)
         for _ in range(MAX_STEPS):
             estimates, margins = chords.estimates()
             known = torch.isfinite(estimates) & torch.isfinite(margins)
@@ -152,10 +150,7 @@ def test_estimates_that_start_from_another_base_are_within_their_margins(m: int)
             met = shown.isfinite()
             potentials = guided + differences
             potentials[:, -1] = torch.where(met, potentials[:, -1], newcomers)
-            shown = shown.nan_to_num(nan=0.0)
             chords = _Chords(base, solved, solved.place, pool, potentials, shown)
-            if not bool(met.all()):
-                chords.take_first_step()
             for n_steps in range(MAX_STEPS):
                 if n_steps:
                     chords.step()
@@ -176,7 +171,7 @@ def test_tangents_touch_the_entropic_values() -> None:
     for seed in range(6):
         objective = problem(seed, 120)
         extension, pool, newcomers = extended(objective, list(range(20)))
-        stack = FastStack(extension, pool, newcomers, torch.zeros(len(pool), 22))
+        stack = FastStack(extension, pool, extension.with_newcomers(newcomers))
         stack.newton_step()
         potentials = stack.potentials
         plans, intercepts = stack.tangents()

@@ -60,7 +60,7 @@ class Additions:
     def likely(self, base: list[int], pool: np.ndarray, *, below: float) -> Addition:
         """See `Objective.likely_addition`."""
         with self._threads.one_each():
-            extension = self._look.extension(base, self._starts)
+            extension = self._solved(base)
             if extension.is_bare:
                 return self._look.best(extension, pool, below, self._starts, self._threads)
             return self._likely(extension, None, [pool], below)[0]
@@ -71,7 +71,7 @@ class Additions:
         """See `Objective.best_exchanges`: each place is looked at in a thread of its own."""
         with self._threads.one_each():
             alone = len(chosen) <= MOST_SOLVED_ALONE
-            whole = None if alone else self._solved_whole(chosen)
+            whole = None if alone else self._solved(chosen)
             if whole is not None:
                 _ = whole.overlaps  # computed once, before threads ask for them
 
@@ -100,7 +100,7 @@ class Additions:
             # Without its only image nothing of the subset is left to begin with.
             return self.best_exchanges(chosen, places, pools, below=below)
         with self._threads.one_each():
-            return self._likely(self._solved_whole(chosen), places, pools, below)
+            return self._likely(self._solved(chosen), places, pools, below)
 
     def _likely(
         self, extension: Extension, places: Sequence[int] | None, pools: Pools, below: float
@@ -122,11 +122,10 @@ class Additions:
     ) -> np.ndarray:
         """See `Objective.likely_successors`."""
         with self._threads.one_each():
-            whole = self._solved_whole(chosen)
+            whole = self._solved(chosen)
             candidates = torch.as_tensor(pool, dtype=torch.int64, device=whole.cost.device)
-            base = torch.cat([whole.base[:place], whole.base[place + 1 :]])
             row = whole.plan32[place] * whole.column_mass32
-            rest, _ = self._look.rest_of(base, candidates, True)
+            rest, _ = self._look.rest_of(whole.others(place), candidates, True)
             tangents = whole.cost.index_select(0, candidates) @ row + rest
             best = torch.argsort(tangents, stable=True)[:n]
         return np.asarray(pool[best.cpu().numpy()])
@@ -134,7 +133,7 @@ class Additions:
     def promising(self, base: list[int], pool: np.ndarray, n: int) -> np.ndarray:
         """See `Objective.promising`."""
         with self._threads.one_each():
-            extension = self._look.extension(base, self._starts)
+            extension = self._solved(base)
             candidates = torch.as_tensor(pool, dtype=torch.int64, device=extension.cost.device)
             if extension.is_bare:
                 rest, _ = self._look.rest_of(extension.base, candidates, True)
@@ -148,8 +147,11 @@ class Additions:
         """See `Objective.one_thread_each`."""
         return self._threads.one_each()
 
-    def _solved_whole(self, chosen: list[int]) -> Extension:
-        """Return the whole subset, from which bases that lack one of it are made at little cost."""
+    def _solved(self, chosen: list[int]) -> Extension:
+        """Return a set, which one call after another asks for, solved; the last one is kept.
+
+        Bases that lack one of it are made from it at little cost.
+        """
         if self._whole is None or self._whole[0] != chosen:
             self._whole = list(chosen), self._look.extension(chosen, self._starts)
         return self._whole[1]

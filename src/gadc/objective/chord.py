@@ -16,11 +16,10 @@ from gadc.objective.fast_stack import FastStack
 from gadc.objective.field import Field
 from gadc.objective.first_order import Margins
 from gadc.objective.guides import Solved
-from gadc.objective.threads import Threads
+from gadc.objective.threads import Threads, block_rows
 
 # Candidates in a block of about this many costs.
 CPU_BLOCK_ENTRIES = 1 << 20
-GPU_BLOCK_ENTRIES = 1 << 26
 # Steps before what is left is solved exactly: what then remains is the guides' error.
 MAX_STEPS = 3
 # Candidates that are out are dropped once this share of a block is left.
@@ -77,10 +76,8 @@ def narrow(
             solved.place[places],
             field.pool[places],
             potentials[places],
-            shown[places].nan_to_num(nan=0.0),
+            shown[places],
         )
-        if not bool(shown[places].isfinite().all()):
-            chords.take_first_step()
         return _pursue(chords, field.keep(places), places, bar)
 
     bar = torch.as_tensor(below, dtype=torch.float64, device=potentials.device)
@@ -104,8 +101,7 @@ def narrow(
 def _blocks(extension: Extension, places: torch.Tensor) -> list[torch.Tensor]:
     if not len(places):
         return []
-    entries = CPU_BLOCK_ENTRIES if places.device.type == "cpu" else GPU_BLOCK_ENTRIES
-    return list(places.split(max(1, entries // extension.cost.shape[1])))
+    return list(places.split(block_rows(extension.cost, CPU_BLOCK_ENTRIES)))
 
 
 @dataclass(frozen=True)
@@ -154,7 +150,10 @@ def _pursue(chords: "_Chords", field: Field, places: torch.Tensor, bar: torch.Te
 
 
 class _Chords(FastStack):
-    """A block of p candidates on their way; `place` [p], of their guides, is ascending."""
+    """A block of p candidates on their way; `place` [p], of their guides, is ascending.
+
+    Where `shown` [p], see `Starts.differences`, says that one is unknown, all take a first step.
+    """
 
     def __init__(
         self,
@@ -165,14 +164,14 @@ class _Chords(FastStack):
         potentials: torch.Tensor,
         shown: torch.Tensor,
     ) -> None:
-        newcomers = potentials[:, -1]
-        log_scaling = (potentials - extension.with_newcomers(newcomers)) / extension.problem.epsilon
-        super().__init__(extension, pool, newcomers, log_scaling.float())
+        super().__init__(extension, pool, potentials)
         self.solved, self.place = solved, place
-        self.margins = Margins(solved.sensitivity, shown)
+        self.margins = Margins(solved.sensitivity, shown.nan_to_num(nan=0.0))
         self._steps: list[torch.Tensor] = []  # [p, r + 1] each
+        if not bool(shown.isfinite().all()):
+            self._take_first_step()
 
-    def take_first_step(self) -> None:
+    def _take_first_step(self) -> None:
         """Scale the own rows until they hold about their mass; then take a step with all rows."""
         _, _, errors = self.scale_newcomers()
         self.next_step = self._step_for(errors)

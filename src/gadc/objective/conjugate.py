@@ -7,11 +7,18 @@ from gadc.objective.extension import Extension
 # Levenberg's damping of the steps, relative to the diagonal: above float32's rounding.
 RIDGE = 1e-5
 TINY = 1e-30
+# Longest step of all rows together, as the logarithm of a scaling.
+MAX_LOG_STEP = 4.0
 
 
 def without_dropped(values: torch.Tensor, dropped: torch.Tensor | None) -> torch.Tensor:
     """Return `values` [p, r + 1] with zeros for the rows that are dropped; overwrites them."""
     return values if dropped is None else values.scatter_(1, dropped[:, None], 0.0)
+
+
+def shortened(steps: torch.Tensor) -> torch.Tensor:
+    """Return `steps` [..., r] of log-scalings, all of one shortened together where one is long."""
+    return steps * (MAX_LOG_STEP / steps.abs().amax(-1, keepdim=True)).clamp(max=1.0)
 
 
 def iterated_steps(

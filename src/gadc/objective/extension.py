@@ -62,7 +62,7 @@ class Extension:
         self.plan = torch.exp(scaled + self.column / problem.epsilon)
         # What is next to nothing is nothing: arithmetic on subnormal numbers is slow.
         self.plan32 = torch.where(self.plan > LEAST_SHARE, self.plan, 0.0).float()
-        self.masses32, self.column_mass32 = self.masses.float(), self.column_mass.float()
+        self.column_mass32 = self.column_mass.float()
         self.surplus = self.base_costs - potentials[:, None] - self.column
         priced = self.plan32 * self.surplus.float()
         # [n, 2 r], and zeros: products of whole vectors are faster.
@@ -109,6 +109,14 @@ class Extension:
     def masses_of_exchange(self) -> torch.Tensor:
         """As `masses`, where the newcomer takes the place of an image of the base, [r + 1]."""
         return self._masses_of(self.m - 1)
+
+    def masses_for(self, dropped: torch.Tensor | None) -> torch.Tensor:
+        """Return what rows hold where newcomers take places, or with None join them all."""
+        return self.masses if dropped is None else self.masses_of_exchange
+
+    def others(self, place: int) -> torch.Tensor:
+        """Return the images of the base but the one at `place`, [m - 2]."""
+        return torch.cat([self.base[:place], self.base[place + 1 :]])
 
     @property
     def overlaps(self) -> Overlaps:

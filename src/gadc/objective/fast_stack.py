@@ -2,7 +2,7 @@
 
 import torch
 
-from gadc.objective.conjugate import iterated_steps, without_dropped
+from gadc.objective.conjugate import iterated_steps, shortened, without_dropped
 from gadc.objective.extension import Extension
 from gadc.objective.newton_stack import scale_rows
 
@@ -10,8 +10,6 @@ from gadc.objective.newton_stack import scale_rows
 N_OWN_STEPS = 2
 # Kernels are exponentials: within these logarithms they stay normal numbers in float32.
 MAX_LOG_KERNEL = 69.0
-# Longest Newton step, as the logarithm of a scaling.
-MAX_LOG_STEP = 4.0
 # Iterations for a Newton step. One more changes estimates by less than they are off anyway.
 N_ITERATIONS = 3
 # Relative rounding of a cost in float32, generously.
@@ -24,9 +22,7 @@ class FastStack:
     Args:
         extension: The base.
         pool: The candidates [p].
-        newcomers: Potentials of their own rows to start from, [p].
-        log_scaling: By what the other rows' scalings start from other than 1, [p, r + 1];
-            overwritten. The last is not looked at.
+        potentials: Where to start: base rows, slack, newcomer, [p, r + 1].
         dropped: Which image of the base each takes the place of, [p]; default: it joins them all.
     """
 
@@ -34,17 +30,17 @@ class FastStack:
         self,
         extension: Extension,
         pool: torch.Tensor,
-        newcomers: torch.Tensor,
-        log_scaling: torch.Tensor,
+        potentials: torch.Tensor,
         *,
         dropped: torch.Tensor | None = None,
     ) -> None:
         self.extension, self.dropped = extension, dropped
-        self._exact_masses = extension.masses if dropped is None else extension.masses_of_exchange
+        self._exact_masses = extension.masses_for(dropped)
         self.masses = self._exact_masses.float()
-        newcomers32 = newcomers.float()
+        newcomers32 = potentials[:, -1].float()
         self.start = newcomers32.double()  # float32 and float64 mean the same by it
-        self.log_scaling = log_scaling
+        shift = potentials - extension.with_newcomers(self.start)
+        self.log_scaling = (shift / extension.problem.epsilon).float()
         self.log_scaling[:, -1] = 0.0
         # Of the newcomers: C_jl - f_j - g_l, and what it makes of their kernels, [p, n].
         self.surplus = extension.cost.index_select(0, pool)  # several times as fast as cost[pool]
@@ -106,7 +102,7 @@ class FastStack:
             self.dropped,
             N_ITERATIONS,
         ).nan_to_num_(nan=0.0)
-        self.log_scaling += steps * (MAX_LOG_STEP / steps.abs().amax(1)).clamp(max=1.0)[:, None]
+        self.log_scaling += shortened(steps)
 
     def evaluate(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return estimates of the transport costs, float64 [p]; what they are off by rounding, [p].

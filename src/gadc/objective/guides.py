@@ -85,7 +85,7 @@ class Guides:
         which, place = torch.unique(self.group[pool], return_inverse=True)
 
         def solved(images: torch.Tensor, potentials: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            stack, inverse, singular = _climbed(extension, images, potentials, MAX_STEPS)
+            stack, inverse, singular = _climbed(extension, images, potentials)
             return stack.potentials, inverse, *_sensitivity(stack, inverse, singular)
 
         _ = extension.overlaps  # computed once, before threads ask for them
@@ -108,14 +108,10 @@ class Guides:
         """
 
         def tangent(images: torch.Tensor, potentials: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            newcomers = potentials[:, -1]
-            log_scaling = (potentials - extension.with_newcomers(newcomers)) / epsilon
-            stack = FastStack(extension, images, newcomers, log_scaling.float())
+            stack = FastStack(extension, images, potentials)
             stack.newton_step()
-            moved = stack.potentials
-            return moved, *stack.tangents()
+            return stack.potentials, *stack.tangents()
 
-        epsilon = extension.problem.epsilon
         _ = extension.inverse_hessian  # computed once, before threads ask for it
         which = torch.unique(self.group[pool])
         _, plans, intercepts = self._each(tangent, extension, which, starts, threads)
@@ -200,7 +196,7 @@ def _largest(values: torch.Tensor) -> torch.Tensor:
 
 
 def _climbed(
-    extension: Extension, images: torch.Tensor, potentials: torch.Tensor, max_steps: int
+    extension: Extension, images: torch.Tensor, potentials: torch.Tensor
 ) -> tuple[NewtonStack, torch.Tensor, torch.Tensor]:
     """Solve for the guides `images` [k] from `potentials` [k, r + 1].
 
@@ -213,7 +209,7 @@ def _climbed(
     left = torch.arange(len(images), device=images.device)
     stack = NewtonStack(extension, images, potentials)
     stack.scale_newcomers()
-    for _ in range(max_steps):
+    for _ in range(MAX_STEPS):
         far = ~(stack.error <= NEAR)  # NaN is far
         inverse[left], singular[left] = present, _ = stack.inverse_hessian()
         steps = (present @ stack.missing.float()[:, :, None])[:, :, 0].double()

@@ -14,7 +14,7 @@ from gadc.objective.fast_stack import FastStack
 from gadc.objective.look import TIE, Addition, Look, Lowest
 from gadc.objective.newton_stack import Race, solve
 from gadc.objective.starts import Starts
-from gadc.objective.threads import Threads
+from gadc.objective.threads import Threads, block_rows
 
 # The best of so many, those of the lowest estimates, is taken.
 N_LIKELY = 4
@@ -24,10 +24,9 @@ N_PROMISING = 96
 TANGENTS_PAY = 2.0
 # Estimates are seldom off by more than this share of the scale and of what one image carries.
 DOUBT = 0.02
-# Candidates are estimated in blocks of about this many costs: half a megabyte, so that a few such
+# Candidates are estimated in blocks of about this many costs: a megabyte, so that a few such
 # arrays stay in a core's cache.
 CPU_BLOCK_ENTRIES = 1 << 18
-GPU_BLOCK_ENTRIES = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ def likely(
     )
     m = extension.m - (places is not None)
     hopeful = values < below + DOUBT * look.scale / m
-    ranked = torch.argsort(torch.where(hopeful, values, torch.inf), stable=True)
+    ranked = torch.argsort(values, stable=True)
     ranked = ranked[torch.argsort(vacancies.which[ranked], stable=True)]
     sizes = torch.bincount(vacancies.which, minlength=len(pools)).tolist()
     few = torch.cat([part[:N_LIKELY] for part in ranked.split(sizes)])
@@ -131,9 +130,7 @@ def likely(
 
 def _base(extension: Extension, places: Sequence[int] | None, i: int) -> torch.Tensor:
     """Return the images beside which candidates for vacancy `i` stand."""
-    if places is None:
-        return extension.base
-    return torch.cat([extension.base[: places[i]], extension.base[places[i] + 1 :]])
+    return extension.base if places is None else extension.others(places[i])
 
 
 def promising(
@@ -159,7 +156,7 @@ def _estimates(
 
     Of those that join the base, only the `n` of most promise by the guides' tangents.
     """
-    rows = _rows(look.cost)
+    rows = block_rows(look.cost, CPU_BLOCK_ENTRIES)
     if vacancies.dropped is None and len(vacancies.pool) > TANGENTS_PAY * n:
         starts.met(extension, look.guides.images)
         tangents = look.guides.tangents(extension, vacancies.pool, starts, threads)
@@ -171,8 +168,8 @@ def _estimates(
 
     def estimated(block: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         some = vacancies.keep(block)
-        log_scaling = extension.plan32.new_zeros(len(block), len(extension.masses))
-        stack = FastStack(extension, some.pool, newcomers[block], log_scaling, dropped=some.dropped)
+        potentials = extension.with_newcomers(newcomers[block])
+        stack = FastStack(extension, some.pool, potentials, dropped=some.dropped)
         stack.newton_step()
         values, _, _ = stack.evaluate()
         return values + some.rest, stack.potentials
@@ -182,8 +179,3 @@ def _estimates(
     values, potentials = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
     starts.remember(vacancies.pool, potentials[:, -1])
     return vacancies, values.nan_to_num(nan=torch.inf), potentials
-
-
-def _rows(cost: torch.Tensor) -> int:
-    entries = CPU_BLOCK_ENTRIES if cost.device.type == "cpu" else GPU_BLOCK_ENTRIES
-    return max(1, entries // cost.shape[1])

@@ -8,22 +8,16 @@ of the newcomer. The bound is tight while one image more changes much, as in sma
 import torch
 
 from gadc.objective.extension import Extension
+from gadc.objective.threads import block_rows
 
 # Blocks of about this many costs: 1 MB in float32 stays in a core's cache.
 CPU_BLOCK_ENTRIES = 262_144
-GPU_BLOCK_ENTRIES = 1 << 26
 # Newton steps for one candidate's own potential.
 N_STEPS = 6
 # Longest of them, as the logarithm of a scaling.
 MAX_LOG_STEP = 4.0
 # Relative rounding of a bound computed in float32, generously: it is taken off the bound.
 ROUNDING = 1e-5
-
-
-def block_rows(cost: torch.Tensor) -> int:
-    """Return how many rows of `cost` are worked on together."""
-    entries = CPU_BLOCK_ENTRIES if cost.device.type == "cpu" else GPU_BLOCK_ENTRIES
-    return max(1, entries // cost.shape[1])
 
 
 def linear_bounds(
@@ -39,7 +33,7 @@ def linear_bounds(
     """
     cheapest = (extension.base_costs - extension.potentials[:, None]).amin(0).float()  # [n]
     column_mass = extension.column_mass.float()
-    rows = block_rows(extension.cost)
+    rows = block_rows(extension.cost, CPU_BLOCK_ENTRIES)
     least = newcomers.new_empty(len(pool))
     for i in range(0, len(pool), rows):
         some = slice(i, i + rows)
@@ -55,7 +49,7 @@ def linear_bounds(
 
 def best_newcomers(extension: Extension, pool: torch.Tensor) -> torch.Tensor:
     """Return the potential [p] at which each candidate's row holds its mass beside the base."""
-    rows = block_rows(extension.cost)
+    rows = block_rows(extension.cost, CPU_BLOCK_ENTRIES)
     return torch.cat(
         [_best_newcomers(extension, pool[i : i + rows]) for i in range(0, len(pool), rows)]
     )

@@ -5,7 +5,7 @@ import warnings
 import torch
 
 from gadc.errors import ConvergenceWarning
-from gadc.objective.conjugate import RIDGE, iterated_steps, without_dropped
+from gadc.objective.conjugate import RIDGE, iterated_steps, shortened, without_dropped
 from gadc.objective.extension import MAX_LOG_SCALING, Extension
 from gadc.objective.first_order import SAFETY, Sensitivity, decrements
 
@@ -22,8 +22,7 @@ MOST_FACTORED = 24
 N_ITERATIONS = 6
 # Steps of a newcomer's own scaling, before all rows take one.
 N_OWN_STEPS = 3
-# Longest step, as the logarithm of a scaling: of all rows together, and of one alone.
-MAX_LOG_STEP = 4.0
+# Longest step of one row alone, as the logarithm of a scaling.
 MAX_ROW_STEP = 8.0
 
 
@@ -111,7 +110,7 @@ class NewtonStack:
         dropped: torch.Tensor | None = None,
     ) -> None:
         self.extension, self.dropped = extension, dropped
-        self.masses = extension.masses if dropped is None else extension.masses_of_exchange
+        self.masses = extension.masses_for(dropped)
         epsilon = extension.problem.epsilon
         self.newcomer_costs = extension.cost.index_select(0, pool).double()  # [p, n]
         newcomers = potentials[:, -1:]
@@ -230,7 +229,7 @@ class NewtonStack:
 
     def move(self, steps: torch.Tensor) -> None:
         """Take steps [p, r + 1] of the log-scalings, shortened where they are long."""
-        self.log_scaling += steps * (MAX_LOG_STEP / steps.abs().amax(1)).clamp(max=1.0)[:, None]
+        self.log_scaling += shortened(steps)
         if self.extension.problem.has_slack:
             self.log_scaling -= self.log_scaling[:, -2:-1].clone()
         self.evaluate()
@@ -349,8 +348,7 @@ def solve(
             rule.keep(undecided)
         stack.move(steps)
     # Underflow, or a problem too hard for undamped steps: the general solver takes its time.
-    costs[left], row_potentials = _solve_generally(extension, pool[left], stack.dropped)
-    solved[left] = row_potentials
+    costs[left], solved[left] = _solve_generally(extension, pool[left], stack.dropped)
     return costs, solved
 
 

@@ -2,13 +2,11 @@
 
 import torch
 
-from gadc.objective.conjugate import RIDGE
+from gadc.objective.conjugate import RIDGE, shortened
 from gadc.objective.extension import Extension
 
 # Newton steps with what remains: the mass of one image moves to a few neighbours.
 N_STEPS = 2
-# Longest step, as the logarithm of a scaling.
-MAX_LOG_STEP = 4.0
 # Columns that the image held alone are left with at least this share.
 LEAST_SUM = 1e-30
 
@@ -54,6 +52,6 @@ def _settled(whole: Extension, place: int) -> torch.Tensor:
         factor, info = torch.linalg.cholesky_ex(hessian)
         step = torch.cholesky_solve((wanted - there).float()[:, None], factor)[:, 0].double()
         step = torch.where((info == 0) & step.isfinite().all(), step, 0.0)
-        log_scaling += step * (MAX_LOG_STEP / step.abs().amax()).clamp(max=1.0)
+        log_scaling += shortened(step)
     log_scaling[place] = 0.0
     return log_scaling - log_scaling[-1]

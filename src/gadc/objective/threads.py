@@ -11,8 +11,21 @@ from typing import TypeVar
 
 import torch
 
+GPU_BLOCK_ENTRIES = 1 << 26
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+def block_rows(cost: torch.Tensor, cpu_entries: int) -> int:
+    """Return how many rows of `cost` [n_images, n] are worked on together.
+
+    Args:
+        cost: Says on which device.
+        cpu_entries: About so many costs on a CPU; on another device as many as fill it.
+    """
+    entries = cpu_entries if cost.device.type == "cpu" else GPU_BLOCK_ENTRIES
+    return max(1, entries // cost.shape[1])
 
 
 class Threads:

@@ -44,9 +44,13 @@ class Candidates:
 
     def allowed(self, chosen: Sequence[int]) -> np.ndarray:
         """Return the images that may join `chosen`, int64, ascending."""
+        return np.flatnonzero(self.is_allowed(chosen))
+
+    def is_allowed(self, chosen: Sequence[int]) -> np.ndarray:
+        """Return which images may join `chosen`, bool [n_images]."""
         free = self._may_be_chosen.copy()
         free[np.asarray(chosen, dtype=np.int64)] = False
-        return np.flatnonzero(free)
+        return free
 
     def keep_left(self, chosen: Sequence[int]) -> np.ndarray:
         """Return the images that must still join `chosen`, int64, ascending."""

@@ -53,7 +53,6 @@ def descend(
     *,
     value: float | None = None,
     touched: Iterable[int] | None = None,
-    welcome: np.ndarray | None = None,
     max_swaps: int | None = None,
     breadth: int = 1,
 ) -> Descended:
@@ -66,7 +65,6 @@ def descend(
         value: Their objective; default: it is computed.
         touched: Images, chosen or not, near which the subset has changed since the last descent;
             only places near them are looked at. Default: all places.
-        welcome: Images that may replace any; default: those that the whole set gains most by.
         max_swaps: Stop after this many exchanges; default: never.
         breadth: So many times as many images as usual may replace one.
 
@@ -81,14 +79,11 @@ def descend(
     queue = deque(place for place in near if place in set(free))
     if not queue:
         return Descended(chosen, value, counts)
-    if welcome is None:
-        welcome = _most_welcome(objective, chosen, candidates, breadth * N_WELCOME)
-    is_free = np.zeros(objective.n_images, dtype=bool)
+    welcome = _most_welcome(objective, chosen, candidates, breadth * N_WELCOME)
     least_gain = LEAST_GAIN * objective.scale
     while queue and (max_swaps is None or counts.n_swaps < max_swaps):
         places = [queue.popleft() for _ in range(min(PLACES_TOGETHER, len(queue)))]
-        is_free[:] = False
-        is_free[candidates.allowed(chosen)] = True
+        is_free = candidates.is_allowed(chosen)
         pools = []
         for place in places:
             nearest = objective.nearest(chosen[place], breadth * N_NEAREST)
