@@ -6,3 +6,5 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# Ray's workers give way to every other process: on a busy machine the tests would hardly get on.
+os.environ.setdefault("RAY_worker_niceness", "0")

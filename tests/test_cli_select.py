@@ -430,7 +430,7 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(
     while not list(out.glob("classes/0*.json")):  # until the first class is done
         assert process.poll() is None, process.communicate()
     process.send_signal(sent)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=600)
     assert process.returncode == code, stderr
     assert "run the same command again" in stderr
     assert not (out / "run.json").exists()

@@ -29,7 +29,7 @@ from gadc.subset import SUBSET_NAME
 
 N_KILLS = int(os.environ.get("GADC_KILLS", "3"))
 # Waiting for a child that only imports; no result depends on it.
-PATIENCE_SECONDS = 120
+PATIENCE_SECONDS = 600
 
 
 def kill_child_inputs() -> tuple[FeatureSet, CondenseConfig]:

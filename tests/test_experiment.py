@@ -51,7 +51,7 @@ from gadc.training.record import RunRecord
 from tiny_models import DINO_WIDTH, save_dinov2, save_t5
 
 N_PER_CLASS_THERE = 24
-KILL_SECONDS = 120.0
+KILL_SECONDS = 600.0
 
 
 @pytest.fixture(scope="module")
