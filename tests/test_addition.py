@@ -13,7 +13,7 @@ from gadc.objective.guides import Guides
 from gadc.objective.likely import DOUBT
 from gadc.objective.linear_bound import best_newcomers, linear_bounds
 from gadc.objective.look import LEAST_GUIDED
-from gadc.objective.newton_stack import NewtonStack, solve
+from gadc.objective.newton_stack import NewtonStack, Race, solve
 from gadc.objective.removal import without
 from gadc.objective.starts import Starts
 from gadc.objective.threads import Threads
@@ -90,6 +90,55 @@ def test_estimates_of_exchanges_are_near_their_costs(m: int) -> None:
         costs, _ = solve(extension, pool, potentials, dropped=dropped)
         errors.append((estimates - costs).abs() / objective.scale * m)
     assert float(torch.cat(errors).median()) < DOUBT
+
+
+@pytest.mark.parametrize("capacity", [1.0, 1.05])
+@pytest.mark.parametrize("m", [5, 15, 40])
+def test_steps_are_numbers_where_kernels_nearly_vanish(m: int, capacity: float) -> None:
+    rng = np.random.default_rng(m)
+    features = rng.normal(size=(200, 8)) + 3.0 * rng.integers(0, 3, (200, 1))
+    objective = Objective(features, capacity=capacity, epsilon=0.005)
+    extension, pool, newcomers = extended(objective, list(range(m)))
+    dropped = torch.arange(len(pool)) % m
+    stack = FastStack(extension, pool, extension.with_newcomers(newcomers), dropped=dropped)
+    stack.newton_step()
+    assert bool(stack.log_scaling.isfinite().all())
+    assert bool((stack.log_scaling[:, :-1] != 0.0).any(1).all())  # a step that is none is zero
+    hessian = NewtonStack(
+        extension, pool, extension.with_newcomers(newcomers), dropped=dropped
+    ).negative_hessian()
+    assert bool(hessian.isfinite().all())
+    for place in range(5):
+        less = without(extension, place)
+        assert bool(less.overlaps.sums(torch.ones_like(less.plan32[:1])).isfinite().all())
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("m", [1, 5, 25])
+def test_linear_programmes_value_is_below_the_cost_of_an_exchange(seed: int, m: int) -> None:
+    objective = problem(seed, 60)
+    extension, pool, newcomers = extended(objective, list(range(m)))
+    dropped = torch.arange(len(pool)) % m
+    potentials = extension.with_newcomers(newcomers)
+    costs, _ = solve(extension, pool, potentials, dropped=dropped)
+    stack = NewtonStack(extension, pool, potentials, dropped=dropped)
+    assert bool((stack.lower_bounds() <= costs * (1.0 + 1e-9)).all())
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_best_of_a_race_is_solved(seed: int) -> None:
+    objective = problem(seed, 120)
+    extension, pool, newcomers = extended(objective, list(range(20)))
+    potentials = extension.with_newcomers(newcomers)
+    costs, _ = solve(extension, pool, potentials)
+    group = torch.arange(len(pool)) % 7
+    rest = torch.from_numpy(np.random.default_rng(seed).exponential(size=len(pool)))
+    rest *= 0.01 * objective.scale
+    race = Race(torch.full_like(costs, torch.inf), group, rest)
+    raced, _ = solve(extension, pool, potentials, rule=race)
+    for number in range(7):
+        best = (costs + rest)[group == number].min()
+        assert float((raced + rest)[group == number].min()) == pytest.approx(float(best), rel=1e-6)
 
 
 @pytest.mark.parametrize("seed", range(12))

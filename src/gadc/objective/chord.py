@@ -197,7 +197,7 @@ class _Chords(FastStack):
     @property
     def ahead(self) -> torch.Tensor:
         """Potentials after the step to come, [p, r + 1]."""
-        step = self.extension.problem.epsilon * self.next_step.double()
+        step = self.extension.problem.epsilon * _short(self.next_step).double()
         potentials = self.potentials + step
         return potentials - step[:, -2:-1] if self.extension.problem.has_slack else potentials
 
@@ -211,7 +211,7 @@ class _Chords(FastStack):
             step += after * _along(before, step)
         if self._steps:
             step /= (1.0 - _along(self._steps[-1], step)).clamp_(min=LEAST_SHORTENING)
-        self._steps.append(step.clamp_(-MAX_LOG_STEP, MAX_LOG_STEP))
+        self._steps.append(_short(step))
         self.log_scaling += self._steps[-1]
 
     def _step_for(self, error: torch.Tensor) -> torch.Tensor:
@@ -221,6 +221,10 @@ class _Chords(FastStack):
         places, sizes = torch.unique_consecutive(self.place, return_counts=True)
         pairs = zip(places.tolist(), error.split(sizes.tolist()), strict=True)
         return torch.cat([errors @ self.solved.inverse[place] for place, errors in pairs])
+
+
+def _short(step: torch.Tensor) -> torch.Tensor:
+    return step.nan_to_num(nan=0.0).clamp_(-MAX_LOG_STEP, MAX_LOG_STEP)
 
 
 def _along(direction: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:

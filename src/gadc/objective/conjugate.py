@@ -50,14 +50,16 @@ def iterated_steps(
     Source: Hestenes & Stiefel 1952, preconditioned.
     """
     rows = missing.shape[1]
-    weight = inverse.square_().div_(extension.column_mass32)
-    own = (newcomer.square() * weight).sum(1, keepdim=True) * scaling[:, -1:].square()
+    # H = diag(there) - R R^T, where R holds the plan's rows, scaled, over the roots of the columns'
+    # masses. What the columns' sums do is spread over both factors: squares of it could overflow.
+    root = inverse.div_(extension.column_mass32.sqrt())
+    own = (newcomer * root).mul_(scaling[:, -1:]).square_().sum(1, keepdim=True)
     own = (there[:, -1:] - own).clamp_(min=RIDGE * there[:, -1:])  # the newcomers' diagonal
 
     def product(vectors: torch.Tensor) -> torch.Tensor:
         scaled = scaling * vectors
         columns = scaled[:, :-1] @ extension.plan32
-        columns.addcmul_(newcomer, scaled[:, -1:]).mul_(weight)
+        columns.addcmul_(newcomer, scaled[:, -1:]).mul_(root).mul_(root)
         base = columns @ extension.plan32.T
         own_row = columns.mul_(newcomer).sum(1, keepdim=True)
         products = there * (1.0 + RIDGE) * vectors - scaling * torch.cat([base, own_row], 1)

@@ -130,15 +130,15 @@ class Extension:
         self._overlaps = overlaps
 
     @staticmethod
-    def negative_hessian(rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    def negative_hessian(plan: torch.Tensor, column_mass: torch.Tensor) -> torch.Tensor:
         """Return it for a base alone, by log-scalings, [r, r].
 
         Args:
-            rows: Of the plan, scaled, [r, n].
-            weight: Column masses over the columns' sums, squared, over column masses, [n].
+            plan: What rows hold of the columns, as shares, [r, n].
+            column_mass: What each column holds, [n].
         """
-        held = rows * weight
-        hessian = -(held @ rows.T)
+        held = plan * column_mass
+        hessian = -(held @ plan.T)
         hessian.diagonal().sub_(hessian.sum(1))
         hessian += 1.0 / len(hessian) ** 2  # fixes the direction in which all shift together
         return hessian

@@ -10,6 +10,9 @@ from gadc.objective.newton_stack import scale_rows
 N_OWN_STEPS = 2
 # Kernels are exponentials: within these logarithms they stay normal numbers in float32.
 MAX_LOG_KERNEL = 69.0
+# What was cut off there, and shares of the base as small, count for nothing while the scalings'
+# logarithms are within this of each other.
+MAX_LOG_RANGE = 40.0
 # Iterations for a Newton step. One more changes estimates by less than they are off anyway.
 N_ITERATIONS = 3
 # Relative rounding of a cost in float32, generously.
@@ -107,7 +110,8 @@ class FastStack:
     def evaluate(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return estimates of the transport costs, float64 [p]; what they are off by rounding, [p].
 
-        Last the errors of the row masses, [p, r + 1].
+        The rounding is infinite where kernels that were cut off could count. Last the errors of the
+        row masses, [p, r + 1].
         """
         extension = self.extension
         scaling = self._scaling()
@@ -123,6 +127,8 @@ class FastStack:
         surplus += (base[:, r : 2 * r] * scaling[:, :-1]).sum(1)
         errors = self._errors(torch.cat([base[:, :r], newcomer], 1), scaling)
         rounding = ROUNDING * (surplus.abs() + extension.problem.epsilon)
+        log_range = self.log_scaling.amax(1) - self.log_scaling.amin(1)
+        rounding[log_range > MAX_LOG_RANGE] = torch.inf
         missing = extension.problem.epsilon * (self.log_scaling * errors).sum(1)
         estimate = (surplus + missing).double() + self.start * self._exact_masses[-1]
         return estimate + self._shared_cost(), rounding, errors

@@ -93,10 +93,11 @@ class Margins:
             near = decrement <= self.shown.clamp(max=FIRST_REACH)
             margins = torch.where(near, FIRST_SAFETY * margins, torch.inf)
         else:
-            shrunk = decrement / self._decrements
+            before = self._decrements.nan_to_num(posinf=0.0)  # too far off to show anything
+            shrunk = decrement / before
             margins *= SAFETY / (1.0 - shrunk).clamp(min=0.0).square()
             margins = torch.where(shrunk <= CONTRACTION, margins, torch.inf)
-            larger = torch.maximum(self.shown, self._decrements)
+            larger = torch.maximum(self.shown, before)
             self.shown = torch.where(shrunk <= CONTRACTION, larger, 0.0)
         self._decrements = decrement
         return margins

@@ -98,7 +98,7 @@ def likely(
         look, extension, vacancies, N_PROMISING, starts, threads
     )
     m = extension.m - (places is not None)
-    hopeful = values < below + DOUBT * look.scale / m
+    hopeful = values <= below + DOUBT * look.scale / m  # with no bar, who can't be estimated too
     ranked = torch.argsort(values, stable=True)
     ranked = ranked[torch.argsort(vacancies.which[ranked], stable=True)]
     sizes = torch.bincount(vacancies.which, minlength=len(pools)).tolist()

@@ -20,8 +20,13 @@ SHORT_STEP = 0.5
 # With more rows than this, Newton steps are iterated: so many times.
 MOST_FACTORED = 24
 N_ITERATIONS = 6
+# Kernels that were cut off count for nothing while the newcomer's scaling, as a logarithm, is not
+# further below the largest of the base.
+LEAST_LOG_SCALING = -50.0
 # Steps of a newcomer's own scaling, before all rows take one.
 N_OWN_STEPS = 3
+# Column sums further below those of the base steer by this much at most; float32 ends at 1e38.
+MOST_INVERSE = 1e30
 # Longest step of one row alone, as the logarithm of a scaling.
 MAX_ROW_STEP = 8.0
 
@@ -38,10 +43,10 @@ class Rule:
         self._ceilings, self._sensitivity = ceilings, sensitivity
         self._bounds_pay = sensitivity is None
 
-    def leaves(self, stack: "NewtonStack", steps: torch.Tensor, n_steps: int) -> torch.Tensor:
+    def possible(self, stack: "NewtonStack", steps: torch.Tensor, n_steps: int) -> torch.Tensor:
         """Return whose cost may be below its ceiling, bool [p]; `steps` are Newton's next."""
         if self._sensitivity is not None:
-            decrement = decrements(stack.missing, steps, stack.extension.masses)
+            decrement = decrements(stack.missing, steps, stack.masses)
             margins = SAFETY * self._sensitivity.bound(decrement, steps)
             return ~(stack.estimates() - margins > self._ceilings)
         possible = torch.ones_like(self._ceilings, dtype=torch.bool)
@@ -67,28 +72,29 @@ class Race(Rule):
     def __init__(self, ceilings: torch.Tensor, group: torch.Tensor, rest: torch.Tensor) -> None:
         super().__init__(ceilings)
         self._group, self._rest = group, rest
-        self._bars = ceilings.new_full((int(group.max()) + 1,), torch.inf)
-        self._before: torch.Tensor | None = None
+        # What the best is worth of those of a group that are solved.
+        self._done = ceilings.new_full((int(group.max()) + 1,), torch.inf)
+        self._before = torch.full_like(ceilings, torch.inf)
 
-    def leaves(self, stack: "NewtonStack", steps: torch.Tensor, n_steps: int) -> torch.Tensor:
-        """See `Rule.leaves`."""
+    def possible(self, stack: "NewtonStack", steps: torch.Tensor, n_steps: int) -> torch.Tensor:
+        """See `Rule.possible`."""
         estimates = stack.estimates()
-        if self._before is None:
-            self._before = estimates
-            return torch.ones_like(estimates, dtype=torch.bool)
+        done = stack.error <= stack.extension.problem.tol
         doubt = (estimates - self._before).abs()
         doubt = torch.where(steps.abs().amax(1) <= SHORT_STEP, doubt, torch.inf)
+        doubt[done] = 0.0
         self._before = estimates
         most = (estimates + doubt + self._rest).nan_to_num(nan=torch.inf, neginf=torch.inf)
-        self._bars.scatter_reduce_(0, self._group, most, "amin")
-        bars = torch.minimum(self._ceilings, self._bars[self._group] - self._rest)
-        return ~(estimates - doubt > bars)
+        self._done.scatter_reduce_(0, self._group[done], most[done], "amin")
+        # Of those on their way only what is thought now counts: an estimate can rise again.
+        bars = self._done.scatter_reduce(0, self._group, most, "amin")[self._group] - self._rest
+        return ~(estimates - doubt > torch.minimum(self._ceilings, bars))
 
     def keep(self, mask: torch.Tensor) -> None:
         """See `Rule.keep`."""
         super().keep(mask)
-        self._group, self._rest = self._group[mask], self._rest[mask]
-        self._before = None if self._before is None else self._before[mask]
+        for name in ("_group", "_rest", "_before"):
+            setattr(self, name, getattr(self, name)[mask])
 
 
 class NewtonStack:
@@ -144,8 +150,10 @@ class NewtonStack:
 
     @property
     def error(self) -> torch.Tensor:
-        """Summed error of the row masses, [p]."""
-        return self.missing.abs().sum(1)
+        """Summed error of the row masses, [p]; infinite where kernels that were cut off count."""
+        behind = self.log_scaling[:, -1] - self.log_scaling[:, :-1].amax(1)
+        error = self.missing.abs().sum(1)
+        return torch.where(behind < LEAST_LOG_SCALING, torch.inf, error)
 
     def evaluate(self) -> None:
         """Compute the row masses at the present scalings."""
@@ -162,10 +170,11 @@ class NewtonStack:
     def negative_hessian(self) -> torch.Tensor:
         """Return it by log-scalings, float32 [p, r + 1, r + 1]; only the lower triangle is set."""
         p, rows = self.there.shape
-        scaling, there = self.scaling.float(), self.there.float()
+        there = self.there.float()
         # inverse^2 / column_mass: the inverse holds one column mass, the Hessian needs one.
-        weight = (self.inverse / self.extension.column_mass.sqrt()).float()
-        newcomer = self.newcomer.float().mul_(weight)  # [p, n]
+        root = (self.inverse / self.extension.column_mass.sqrt()).clamp_(max=MOST_INVERSE)
+        scaling, newcomer = self._with_own_scaling()
+        newcomer, weight = newcomer.mul_(root).float(), root.float()
         hessian = weight.new_zeros(p, rows, rows)
         hessian[:, -1, -1] = newcomer.square().sum(1)
         hessian[:, -1, :-1] = newcomer.mul_(weight) @ self.extension.plan32.T
@@ -179,6 +188,15 @@ class NewtonStack:
         if self.dropped is not None:
             diagonal.scatter_add_(1, self.dropped[:, None], torch.ones_like(there[:, :1]))
         return hessian
+
+    def _with_own_scaling(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return scalings, float32 [p, r + 1], and kernels [p, n], where those hold the newcomers'.
+
+        Both alone can leave float32's range.
+        """
+        scaling = self.scaling.float()
+        scaling[:, -1] = 1.0
+        return scaling, self.newcomer * self.scaling[:, -1:]
 
     def scale_newcomers(self) -> None:
         """Scale the newcomers' rows until they hold about their mass beside the others."""
@@ -210,13 +228,14 @@ class NewtonStack:
         Float32 steers, float64 decides.
         """
         if len(self.extension.potentials) > MOST_FACTORED:
+            scaling, newcomer = self._with_own_scaling()
             steps = iterated_steps(
                 self.extension,
-                self.scaling.float(),
+                scaling,
                 self.missing.float(),
                 self.there.float(),
-                self.inverse.float(),
-                self.newcomer.float(),
+                self.inverse.clamp(max=MOST_INVERSE).float(),
+                newcomer.float(),
                 self.dropped,
                 N_ITERATIONS,
             )
@@ -235,12 +254,16 @@ class NewtonStack:
         self.evaluate()
 
     def lower_bounds(self) -> torch.Tensor:
-        """Return the linear programme's dual value at the present potentials, [p]; NaN as -inf."""
+        """Return the linear programme's dual value at the present potentials, [p]; NaN as -inf.
+
+        A row that is dropped may lower it.
+        """
         extension, potentials = self.extension, self.potentials
         least = self.newcomer_costs - potentials[:, -1:]
         for row, costs in enumerate(extension.base_costs):
             torch.minimum(least, costs - potentials[:, row : row + 1], out=least)
-        bounds = potentials @ extension.masses + least @ extension.column_mass
+        priced = without_dropped(potentials, self.dropped) @ self.masses
+        bounds = priced + least @ extension.column_mass
         return torch.nan_to_num(bounds, nan=-torch.inf)
 
     def surplus_moments(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -328,27 +351,37 @@ def solve(
     """
     costs = extension.cost.new_full((len(pool),), torch.inf, dtype=torch.float64)
     solved = potentials.clone()
-    rule = rule or Rule(torch.full_like(costs, torch.inf))
     stack = NewtonStack(extension, pool, potentials, dropped=dropped)
     left = torch.arange(len(pool), device=costs.device)
+    hard: list[torch.Tensor] = []
     for n_steps in range(MAX_STEPS):
-        done = stack.error <= extension.problem.tol
+        error = stack.error
+        done = error <= extension.problem.tol
         if done.any():
             costs[left[done]] = stack.transport_costs()[done]
             solved[left[done]] = stack.potentials[done]
             if done.all():
-                return costs, solved
+                left = left[:0]
+                break
         steps = stack.newton_steps()
-        undecided = ~done & rule.leaves(stack, steps, n_steps)
-        if not undecided.any():
-            return costs, solved
-        if not undecided.all():
-            left, steps = left[undecided], steps[undecided]
-            stack.keep(undecided)
-            rule.keep(undecided)
+        fit = error.isfinite() & steps.isfinite().all(1)
+        going = ~done if rule is None else ~done & (rule.possible(stack, steps, n_steps) | ~fit)
+        if not fit.all():
+            hard.append(left[going & ~fit])
+            going &= fit
+        if not going.all():
+            left, steps = left[going], steps[going]
+            stack.keep(going)
+            if rule is not None:
+                rule.keep(going)
+        if not len(left):
+            break
         stack.move(steps)
     # Underflow, or a problem too hard for undamped steps: the general solver takes its time.
-    costs[left], solved[left] = _solve_generally(extension, pool[left], stack.dropped)
+    rest = torch.cat([*hard, left])
+    if len(rest):
+        exchanged = None if dropped is None else dropped[rest]
+        costs[rest], solved[rest] = _solve_generally(extension, pool[rest], exchanged)
     return costs, solved
 
 

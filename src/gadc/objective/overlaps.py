@@ -7,6 +7,8 @@ import torch
 # Two rows whose plans overlap by less than this are taken as independent in Hessians: with many
 # rows, most pairs never meet.
 LEAST_OVERLAP = 1e-5
+# Columns scaled by more than this held nothing in float32 before; the square is within its range.
+MOST_SCALED = 1e18
 
 
 @dataclass(frozen=True)
@@ -64,12 +66,16 @@ class Overlaps:
     def sums(self, weight: torch.Tensor) -> torch.Tensor:
         """Return `sum_l weight_l^2 P_il P_kl` of each pair, [p, n_pairs], for weights [p, n]."""
         scaled = weight if self.thinning is None else weight * self.thinning
-        sums = scaled.square() @ self.products.T
+        sums = scaled.clamp(max=MOST_SCALED).square_() @ self.products.T
         if self.kept is not None:
             sums = sums[:, self.kept]
         if self.scaling is not None:
             sums *= self.scaling
-        return sums if self.extra is None else torch.cat([sums, weight.square() @ self.extra.T], 1)
+        return (
+            sums
+            if self.extra is None
+            else torch.cat([sums, weight.clamp(max=MOST_SCALED).square_() @ self.extra.T], 1)
+        )
 
 
 def _meet(plan: torch.Tensor) -> torch.Tensor:

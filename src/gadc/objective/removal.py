@@ -4,6 +4,7 @@ import torch
 
 from gadc.objective.conjugate import RIDGE, shortened
 from gadc.objective.extension import Extension
+from gadc.objective.overlaps import MOST_SCALED
 
 # Newton steps with what remains: the mass of one image moves to a few neighbours.
 N_STEPS = 2
@@ -24,9 +25,9 @@ def without(whole: Extension, place: int) -> Extension:
     less = Extension(
         whole.problem, whole.cost, whole.base[stays[: len(whole.base)]], potentials[stays]
     )
-    thinning = ((less.column - whole.column) / whole.problem.epsilon).exp().float()
+    thinning = ((less.column - whole.column) / whole.problem.epsilon).exp().clamp(max=MOST_SCALED)
     scaling = log_scaling[stays].exp().float()
-    less.take_overlaps(whole.overlaps.without(place, less.plan32, thinning, scaling))
+    less.take_overlaps(whole.overlaps.without(place, less.plan32, thinning.float(), scaling))
     return less
 
 
@@ -43,10 +44,8 @@ def _settled(whole: Extension, place: int) -> torch.Tensor:
         scaling[place] = 0.0
         inverse = whole.column_mass / (scaling @ whole.plan).clamp_(min=LEAST_SUM)
         there = scaling * (whole.plan @ inverse)
-        hessian = Extension.negative_hessian(
-            whole.plan32 * scaling.float()[:, None],
-            (inverse.square() / whole.column_mass).float(),
-        )
+        shares = scaling[:, None] * whole.plan * (inverse / whole.column_mass)
+        hessian = Extension.negative_hessian(shares.float(), whole.column_mass32)
         hessian.diagonal().mul_(1.0 + RIDGE)
         hessian[place, place] += 1.0
         factor, info = torch.linalg.cholesky_ex(hessian)

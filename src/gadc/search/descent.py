@@ -99,7 +99,9 @@ def descend(
         if index is None:
             continue
         queue.extendleft(
-            place for i, place in reversed(list(enumerate(places))) if i != best and found[i].index
+            places[i]
+            for i in reversed(range(len(places)))
+            if i != best and found[i].index is not None
         )
         removed, chosen[places[best]] = chosen[places[best]], index
         value = found[best].value

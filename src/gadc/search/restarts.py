@@ -52,17 +52,17 @@ def kick(
         chosen = [index for place, index in enumerate(best.indices) if place not in emptied]
         allowed = np.setdiff1d(candidates.allowed(chosen), dropped)
         shortlist = objective.promising(chosen, allowed, N_SHORTLISTED)
-        for _ in range(n_replaced):
-            pool = np.setdiff1d(shortlist, chosen)
-            if not len(pool):
-                break
-            addition = objective.likely_addition(chosen, pool)
-            counts = counts.plus(addition)
-            if addition.index is None:
-                break
-            chosen.append(addition.index)
-        if len(chosen) < len(best.indices):
+        if len(shortlist) < n_replaced:
             break  # nothing is left to replace them by
+        n_attempts += 1
+        n_failed += 1
+        for _ in range(n_replaced):
+            addition = objective.likely_addition(chosen, np.setdiff1d(shortlist, chosen))
+            counts = counts.plus(addition)
+            if addition.index is not None:
+                chosen.append(addition.index)
+        if len(chosen) < len(best.indices):
+            continue
         touched = [*dropped, *chosen[-n_replaced:]]
         improved = descend(
             objective,
@@ -72,8 +72,6 @@ def kick(
             touched=touched,
         )
         counts = counts.plus(improved.counts)
-        n_attempts += 1
-        n_failed += 1
         if improved.value < best.value - WORTHWHILE * abs(best.value):
             n_failed = 0
         if improved.value < best.value - LEAST_GAIN * objective.scale:
