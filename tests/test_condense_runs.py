@@ -10,6 +10,9 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +140,46 @@ def test_killed_worker_is_a_clear_error_and_finished_classes_stay(tmp_path: Path
     killer.join()
     assert raised.value.code == "worker_died"
     assert not (tmp_path / SUBSET_NAME).exists()
+
+
+@pytest.mark.parametrize("is_begun", [False, True])
+def test_pool_ends_where_a_worker_dies_while_another_is_started(
+    monkeypatch: pytest.MonkeyPatch, is_begun: bool
+) -> None:
+    start = SpawnProcess.start
+    started: list[SpawnProcess] = []
+    tasks: list[Future[None]] = []
+    errors: list[BaseException] = []
+
+    def start_amid_a_death(process: SpawnProcess) -> None:
+        if is_begun:
+            start(process)
+        if started:
+            started[0].kill()
+            assert isinstance(tasks[0].exception(timeout=PATIENCE_SECONDS), BrokenProcessPool)
+            time.sleep(0.5)  # the pool ends the workers that it knows
+        if not is_begun:
+            start(process)
+        started.append(process)
+
+    def use_pool() -> None:
+        try:
+            with workers.worker_pool(2) as pool:
+                tasks.append(pool.submit(time.sleep, 600))
+                tasks.append(pool.submit(time.sleep, 600))
+                tasks[0].result()
+        except BrokenProcessPool as error:
+            errors.append(error)
+
+    monkeypatch.setattr(SpawnProcess, "start", start_amid_a_death)
+    user = threading.Thread(target=use_pool, daemon=True)
+    user.start()
+    user.join(timeout=60)
+    has_ended = not user.is_alive()
+    for process in started:
+        process.kill()
+    assert has_ended
+    assert len(errors) == 1
 
 
 def test_repeated_run_computes_nothing(tmp_path: Path):

@@ -71,11 +71,9 @@ class Overlaps:
             sums = sums[:, self.kept]
         if self.scaling is not None:
             sums *= self.scaling
-        return (
-            sums
-            if self.extra is None
-            else torch.cat([sums, weight.clamp(max=MOST_SCALED).square_() @ self.extra.T], 1)
-        )
+        if self.extra is None:
+            return sums
+        return torch.cat([sums, weight.clamp(max=MOST_SCALED).square_() @ self.extra.T], 1)
 
 
 def _meet(plan: torch.Tensor) -> torch.Tensor:

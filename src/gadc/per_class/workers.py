@@ -1,6 +1,8 @@
 """Many classes at once: on a CPU each in a process of one thread, on a GPU each in a stream."""
 
+import contextlib
 import multiprocessing
+import multiprocessing.connection
 import os
 import signal
 import threading
@@ -14,6 +16,8 @@ from concurrent.futures import (
     wait,
 )
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.context import SpawnContext, SpawnProcess
+from typing import Any
 
 import torch
 
@@ -58,14 +62,14 @@ def select_classes(
             for label, task in tasks:
                 done(label, select_named(task))
         return
-    pool: Executor = (
+    workers: contextlib.AbstractContextManager[Executor] = (
         ThreadPoolExecutor(n_workers, initializer=_start_stream)
         if share_device
         else worker_pool(n_workers)
     )
     running: dict[Future[ClassSelection], int] = {}
     try:
-        with pool:
+        with workers as pool:
             try:
                 _feed(pool, iter(tasks), running, done, n_waiting=n_workers + 1)
             except (Exception, KeyboardInterrupt, SystemExit):
@@ -79,11 +83,47 @@ def select_classes(
         ) from error
 
 
-def worker_pool(n_workers: int) -> ProcessPoolExecutor:
-    """Return a pool of fresh processes of one thread each, which end with this one."""
-    return ProcessPoolExecutor(
-        n_workers, mp_context=multiprocessing.get_context("spawn"), initializer=start_worker
-    )
+@contextlib.contextmanager
+def worker_pool(n_workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Yield a pool of fresh processes of one thread each, which end with this one."""
+    context = _RememberingContext()
+    with ProcessPoolExecutor(n_workers, mp_context=context, initializer=start_worker) as pool:
+        try:
+            yield pool
+        except OSError as error:
+            if context.has_a_dead_process:  # the pool's pipes are closed
+                raise BrokenProcessPool("a worker died while another was being started") from error
+            raise
+        finally:
+            # The pool ends its workers when one dies, but in Python 3.11 not one that was
+            # being started just then: it waits for that one without end.
+            if context.has_a_dead_process:
+                context.terminate()
+
+
+class _RememberingContext(SpawnContext):
+    """Starts processes, and knows which."""
+
+    def __init__(self) -> None:
+        self.processes: list[SpawnProcess] = []
+
+    def Process(self, *args: Any, **kwargs: Any) -> SpawnProcess:  # type: ignore[override]
+        process = SpawnProcess(*args, **kwargs)
+        self.processes.append(process)
+        return process
+
+    @property
+    def has_a_dead_process(self) -> bool:
+        # Exit codes are set by whoever waits first, and another thread may be about to.
+        return bool(multiprocessing.connection.wait([p.sentinel for p in self._started], timeout=0))
+
+    def terminate(self) -> None:
+        for process in self._started:
+            process.terminate()
+
+    @property
+    def _started(self) -> list[SpawnProcess]:
+        return [process for process in self.processes if process.pid is not None]
 
 
 def _feed(
@@ -112,11 +152,10 @@ def _feed(
 
 
 def _drain(running: dict[Future[ClassSelection], int], done: Done) -> None:
-    for future in running:
-        future.cancel()
-    wait(running)
-    for future, label in running.items():
-        if not future.cancelled() and future.exception() is None:
+    under_way = {future: label for future, label in running.items() if not future.cancel()}
+    wait(under_way)
+    for future, label in under_way.items():
+        if future.exception() is None:
             done(label, future.result())
 
 
