@@ -83,12 +83,15 @@ class Race(Rule):
         doubt = (estimates - self._before).abs()
         doubt = torch.where(steps.abs().amax(1) <= SHORT_STEP, doubt, torch.inf)
         doubt[done] = 0.0
+        doubt[~stack.error.isfinite()] = torch.inf
         self._before = estimates
-        most = (estimates + doubt + self._rest).nan_to_num(nan=torch.inf, neginf=torch.inf)
+        worth = estimates + self._rest
+        most = (worth + doubt).nan_to_num(nan=torch.inf, neginf=torch.inf)
         self._done.scatter_reduce_(0, self._group[done], most[done], "amin")
         # Of those on their way only what is thought now counts: an estimate can rise again.
-        bars = self._done.scatter_reduce(0, self._group, most, "amin")[self._group] - self._rest
-        return ~(estimates - doubt > torch.minimum(self._ceilings, bars))
+        bars = self._done.scatter_reduce(0, self._group, most, "amin")[self._group]
+        # Rounding must not let the leader give itself up: both sides add the same to the same.
+        return ~((worth - doubt > bars) | (estimates - doubt > self._ceilings))
 
     def keep(self, mask: torch.Tensor) -> None:
         """See `Rule.keep`."""

@@ -4,12 +4,13 @@ import torch
 
 from gadc.objective.conjugate import RIDGE, shortened
 from gadc.objective.extension import Extension
-from gadc.objective.overlaps import MOST_SCALED
 
 # Newton steps with what remains: the mass of one image moves to a few neighbours.
 N_STEPS = 2
 # Columns that the image held alone are left with at least this share.
 LEAST_SUM = 1e-30
+# Where others held less than its inverse of a column, their products were too small for float32.
+MOST_THINNED = 1e8
 
 
 def without(whole: Extension, place: int) -> Extension:
@@ -25,9 +26,10 @@ def without(whole: Extension, place: int) -> Extension:
     less = Extension(
         whole.problem, whole.cost, whole.base[stays[: len(whole.base)]], potentials[stays]
     )
-    thinning = ((less.column - whole.column) / whole.problem.epsilon).exp().clamp(max=MOST_SCALED)
-    scaling = log_scaling[stays].exp().float()
-    less.take_overlaps(whole.overlaps.without(place, less.plan32, thinning.float(), scaling))
+    thinning = ((less.column - whole.column) / whole.problem.epsilon).exp()
+    if float(thinning.amax()) <= MOST_THINNED:
+        scaling = log_scaling[stays].exp().float()
+        less.take_overlaps(whole.overlaps.without(place, less.plan32, thinning.float(), scaling))
     return less
 
 

@@ -59,8 +59,9 @@ def kick(
         for _ in range(n_replaced):
             addition = objective.likely_addition(chosen, np.setdiff1d(shortlist, chosen))
             counts = counts.plus(addition)
-            if addition.index is not None:
-                chosen.append(addition.index)
+            if addition.index is None:
+                break
+            chosen.append(addition.index)
         if len(chosen) < len(best.indices):
             continue
         touched = [*dropped, *chosen[-n_replaced:]]
@@ -72,8 +73,9 @@ def kick(
             touched=touched,
         )
         counts = counts.plus(improved.counts)
-        if improved.value < best.value - WORTHWHILE * abs(best.value):
-            n_failed = 0
-        if improved.value < best.value - LEAST_GAIN * objective.scale:
+        gain = best.value - improved.value
+        if gain > LEAST_GAIN * objective.scale:
+            if gain > WORTHWHILE * abs(best.value):
+                n_failed = 0
             best = improved
     return Descended(best.indices, best.value, counts)
