@@ -1,10 +1,10 @@
-"""One thread per test process: the tests run in parallel, and threads that wait for a busy core
-make small tensor operations a hundred times slower.
-"""
+"""What the tests' processes are started with, and hand on to those that they start."""
 
 import os
 import signal
 
+# One thread per test process: the tests run in parallel, and threads that wait for a busy core make
+# small tensor operations a hundred times slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # Ray's workers give way to every other process: on a busy machine the tests would hardly get on.

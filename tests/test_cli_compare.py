@@ -2,7 +2,6 @@
 
 import json
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from safetensors.numpy import save_file
 from cli_runner import Gadc, gadc_fixture, spawn  # noqa: F401
 from gadc.comparison.files import SCHEMA
 from gadc.comparison.judge import TITLES
+from waiting import wait_until
 
 N_CLASSES, N_FEATURES = 2, 4
 QUICK = ("--patience", 0, "--no-proof", "--start", "greedy")
@@ -118,9 +118,7 @@ def test_killed_comparison_goes_on(tmp_path: Path, pool: Path, gadc: Gadc) -> No
     asked = ("--methods", "random", "k-center", "--per-class", 3, "--seeds", 6)
     out, whole = tmp_path / "out", tmp_path / "whole"
     process = spawn("compare", pool, *asked, "--out", out)
-    deadline = time.monotonic() + 600.0
-    while len(list((out / "runs").glob("[kr]*-seed*.json"))) < 2 and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_until(lambda: len(list((out / "runs").glob("[kr]*-seed*.json"))) >= 2)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     n_kept = len(list((out / "runs").glob("[kr]*-seed*.json")))

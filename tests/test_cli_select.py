@@ -19,6 +19,7 @@ from gadc.features.store import read_table
 from gadc.storage import exclusive, file_sha256
 from gadc.subset import Subset
 from real_data import REAL_DATA, needs_real_data
+from waiting import PATIENCE_SECONDS
 
 QUICK = ("--patience", 0, "--start", "medoids")
 TIMES = ("times", "class_seconds", "features_run", "select_run")
@@ -430,7 +431,7 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(
     while not list(out.glob("classes/0*.json")):  # until the first class is done
         assert process.poll() is None, process.communicate()
     process.send_signal(sent)
-    _, stderr = process.communicate(timeout=600)
+    _, stderr = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == code, stderr
     assert "run the same command again" in stderr
     assert not (out / "run.json").exists()

@@ -14,7 +14,6 @@ from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -29,10 +28,9 @@ from gadc.per_class import selection, workers
 from gadc.per_class.selection import ClassSelection, ClassTask
 from gadc.storage import TEMPORARY_PREFIX, exclusive
 from gadc.subset import SUBSET_NAME
+from waiting import PATIENCE_SECONDS, is_running, wait_until
 
 N_KILLS = int(os.environ.get("GADC_KILLS", "3"))
-# Waiting for a child that only imports; no result depends on it.
-PATIENCE_SECONDS = 600
 
 
 def kill_child_inputs() -> tuple[FeatureSet, CondenseConfig]:
@@ -110,20 +108,6 @@ def children_of(process: int) -> list[int]:
     return [
         int(word) for word in Path(f"/proc/{process}/task/{process}/children").read_text().split()
     ]
-
-
-def is_running(process: int) -> bool:
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def wait_until(condition: Any) -> None:
-    end = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def test_killed_worker_is_a_clear_error_and_finished_classes_stay(tmp_path: Path):

@@ -35,12 +35,11 @@ from gadc.runs.inputs import ImageSettings
 from gadc.runs.plan import plan_selection
 from gadc.runs.selection import Request
 from gadc.subset import SUBSET_NAME
+from waiting import is_running, wait_until
 
 ray = pytest.importorskip("ray")
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
-# Waiting for processes that start; no result depends on it.
-PATIENCE_SECONDS = 600
 
 
 @pytest.fixture(scope="module")
@@ -188,20 +187,6 @@ def test_killed_driver_takes_its_workers_along_and_the_next_run_goes_on(
     subset = condense(*kill_child_inputs(), out=tmp_path, engine="ray")
     assert (tmp_path / SUBSET_NAME).read_bytes() == selected
     assert subset.run_counts == {"computed": 6 - n_recorded, "reused": n_recorded, "corrupt": 0}
-
-
-def wait_until(condition) -> None:
-    end = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.005)
-
-
-def is_running(process: int) -> bool:
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def test_error_of_a_class_names_it(cluster: str):

@@ -224,6 +224,7 @@ class _Chords(FastStack):
 
 
 def _short(step: torch.Tensor) -> torch.Tensor:
+    """Return `step` cut to the longest one in every row, and none where it is no number."""
     return step.nan_to_num(nan=0.0).clamp_(-MAX_LOG_STEP, MAX_LOG_STEP)
 
 

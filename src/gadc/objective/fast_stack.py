@@ -110,8 +110,8 @@ class FastStack:
     def evaluate(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return estimates of the transport costs, float64 [p]; what they are off by rounding, [p].
 
-        The rounding is infinite where kernels that were cut off could count. Last the errors of the
-        row masses, [p, r + 1].
+        The rounding is infinite where kernels that were cut off could count; where a row is dropped
+        this is not known. Last the errors of the row masses, [p, r + 1].
         """
         extension = self.extension
         scaling = self._scaling()

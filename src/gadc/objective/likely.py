@@ -98,7 +98,8 @@ def likely(
         look, extension, vacancies, N_PROMISING, starts, threads
     )
     m = extension.m - (places is not None)
-    hopeful = values <= below + DOUBT * look.scale / m  # with no bar, who can't be estimated too
+    # `<=`: with `below` infinite, those whose estimate is too, because there is none, are hopeful.
+    hopeful = values <= below + DOUBT * look.scale / m
     ranked = torch.argsort(values, stable=True)
     ranked = ranked[torch.argsort(vacancies.which[ranked], stable=True)]
     sizes = torch.bincount(vacancies.which, minlength=len(pools)).tolist()

@@ -78,12 +78,11 @@ class Race(Rule):
 
     def possible(self, stack: "NewtonStack", steps: torch.Tensor, n_steps: int) -> torch.Tensor:
         """See `Rule.possible`."""
-        estimates = stack.estimates()
-        done = stack.error <= stack.extension.problem.tol
-        doubt = (estimates - self._before).abs()
-        doubt = torch.where(steps.abs().amax(1) <= SHORT_STEP, doubt, torch.inf)
+        estimates, error = stack.estimates(), stack.error
+        done = error <= stack.extension.problem.tol
+        settles = (steps.abs().amax(1) <= SHORT_STEP) & error.isfinite()
+        doubt = torch.where(settles, (estimates - self._before).abs(), torch.inf)
         doubt[done] = 0.0
-        doubt[~stack.error.isfinite()] = torch.inf
         self._before = estimates
         worth = estimates + self._rest
         most = (worth + doubt).nan_to_num(nan=torch.inf, neginf=torch.inf)
@@ -153,7 +152,7 @@ class NewtonStack:
 
     @property
     def error(self) -> torch.Tensor:
-        """Summed error of the row masses, [p]; infinite where kernels that were cut off count."""
+        """Summed error of the row masses, [p]; infinite where what was cut off could count."""
         behind = self.log_scaling[:, -1] - self.log_scaling[:, :-1].amax(1)
         error = self.missing.abs().sum(1)
         return torch.where(behind < LEAST_LOG_SCALING, torch.inf, error)
