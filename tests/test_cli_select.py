@@ -19,7 +19,7 @@ from gadc.features.store import read_table
 from gadc.storage import exclusive, file_sha256
 from gadc.subset import Subset
 from real_data import REAL_DATA, needs_real_data
-from waiting import PATIENCE_SECONDS
+from waiting import PATIENCE_SECONDS, wait_until
 
 QUICK = ("--patience", 0, "--start", "medoids")
 TIMES = ("times", "class_seconds", "features_run", "select_run")
@@ -428,8 +428,8 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(
     choose = ("select", tmp_path / "blobs.safetensors", "--per-class", 6, *QUICK, "--out")
     out = tmp_path / "interrupted"
     process = spawn(*choose, out)
-    while not list(out.glob("classes/0*.json")):  # until the first class is done
-        assert process.poll() is None, process.communicate()
+    # Until the first class is done.
+    wait_until(lambda: list(out.glob("classes/0*.json")), while_running=process)
     process.send_signal(sent)
     _, stderr = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == code, stderr

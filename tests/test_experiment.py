@@ -425,12 +425,8 @@ def test_killed_run_goes_on_to_the_same_table(
     process = subprocess.Popen(
         [*command, "--device", "cpu"], start_new_session=True, stdout=subprocess.DEVNULL
     )
-
-    def is_between_two_stages_of_a_cell() -> bool:
-        assert process.poll() is None, "it ended before it was killed"
-        return bool(list(out.glob("samples/*/done.json")))
-
-    wait_until(is_between_two_stages_of_a_cell)
+    # Until it is between two stages of a cell.
+    wait_until(lambda: list(out.glob("samples/*/done.json")), while_running=process)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert not (out / RESULT_NAME).exists()

@@ -1,5 +1,6 @@
 """Waiting for other processes; no result depends on how long."""
 
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -8,10 +9,13 @@ from pathlib import Path
 PATIENCE_SECONDS = 600.0
 
 
-def wait_until(condition: Callable[[], object]) -> None:
-    """Return as soon as `condition` holds."""
+def wait_until(
+    condition: Callable[[], object], *, while_running: subprocess.Popen | None = None
+) -> None:
+    """Return as soon as `condition` holds; a process must not have ended before."""
     end = time.monotonic() + PATIENCE_SECONDS
     while not condition():
+        assert while_running is None or while_running.poll() is None, while_running.communicate()
         assert time.monotonic() < end
         time.sleep(0.005)
 
