@@ -133,25 +133,6 @@ class FastStack:
         estimate = (surplus + missing).double() + self.start * self._exact_masses[-1]
         return estimate + self._shared_cost(), rounding, errors
 
-    def tangents(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return how the entropic problems' values depend on the newcomers' costs.
-
-        Returns:
-            The gradients, the newcomers' rows of the plans [p, n]; and what the values would be at
-            costs of zero, were they linear in them, float64 [p].
-        """
-        extension, epsilon = self.extension, self.extension.problem.epsilon
-        scaling = self._scaling()
-        own = self.newcomer * scaling[:, -1:]
-        sums = torch.addmm(own, scaling[:, :-1], extension.plan32)
-        plans = own.div_(sums).mul_(extension.column_mass32)
-        masses = extension.column_mass
-        column = extension.column @ masses - epsilon * (sums.log_().double() @ masses)
-        values = self._potentials @ self._exact_masses + column
-        costs = self.surplus.add_(extension.column32)  # but for the newcomers' own potentials
-        linear = (plans * costs).sum(1).double() + self.start * plans.sum(1).double()
-        return plans, values - linear
-
     @property
     def _potentials(self) -> torch.Tensor:
         """All potentials, where the columns' are those of the base less `epsilon log sums`."""

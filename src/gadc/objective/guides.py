@@ -4,14 +4,12 @@ What changes when j joins a set is nearly the same as when an image near j joins
 to start from, the Hessian to step with, and how much the cost changes with the row masses.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
 from gadc.objective.cost import column_sums, squared_distances
 from gadc.objective.extension import Extension
-from gadc.objective.fast_stack import FastStack
 from gadc.objective.first_order import Sensitivity
 from gadc.objective.newton_stack import NewtonStack
 from gadc.objective.starts import Starts
@@ -31,8 +29,6 @@ GUIDES_TOGETHER = 12
 NEAR = 2e-2
 # A guide further from its solution has failed; those who follow it are solved on their own.
 USABLE_ERROR = 1e-2
-# Candidates that are more than this share of the images count as all of them.
-MANY = 0.3
 
 
 class Guides:
@@ -83,60 +79,25 @@ class Guides:
             threads: Where blocks of guides are worked on.
         """
         which, place = torch.unique(self.group[pool], return_inverse=True)
+        n_base = len(extension.base)
+        images = self.images[which]
+        start = extension.with_newcomers(starts.potentials(images))
+        start[:, :n_base] += starts.shifts(which, extension.base)
 
-        def solved(images: torch.Tensor, potentials: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            stack, inverse, singular = _climbed(extension, images, potentials)
+        def solved(block: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+            stack, inverse, singular = _climbed(extension, *block)
             return stack.potentials, inverse, *_sensitivity(stack, inverse, singular)
 
         _ = extension.overlaps  # computed once, before threads ask for them
-        potentials, inverse, gradient, spread = self._each(
-            solved, extension, which, starts, threads
+        size = GUIDES_TOGETHER if images.device.type == "cpu" else len(which)
+        parts = threads.map(solved, zip(images.split(size), start.split(size), strict=True))
+        potentials, inverse, gradient, spread = (
+            torch.cat(tensors) for tensors in zip(*parts, strict=True)
         )
+        shifts = potentials[:, :n_base] - extension.potentials[:n_base]
+        starts.remember_shifts(which, extension.base, shifts)
         sensitivity = Sensitivity(_largest(gradient), _largest(spread))
         return Solved(which, place, potentials, inverse, sensitivity)
-
-    def tangents(
-        self, extension: Extension, pool: torch.Tensor, starts: Starts, threads: Threads
-    ) -> "Tangents":
-        """Extend the base by each guide of the candidates `pool` [p], with one step each.
-
-        Args:
-            extension: The base.
-            pool: The candidates.
-            starts: See `beside`.
-            threads: See there.
-        """
-
-        def tangent(images: torch.Tensor, potentials: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            stack = FastStack(extension, images, potentials)
-            stack.newton_step()
-            return stack.potentials, *stack.tangents()
-
-        _ = extension.inverse_hessian  # computed once, before threads ask for it
-        which = torch.unique(self.group[pool])
-        _, plans, intercepts = self._each(tangent, extension, which, starts, threads)
-        return Tangents(plans, intercepts)
-
-    def _each(
-        self,
-        work: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, ...]],
-        extension: Extension,
-        which: torch.Tensor,
-        starts: Starts,
-        threads: Threads,
-    ) -> list[torch.Tensor]:
-        """Do `work` for guides and the potentials they start from; its first result is new ones."""
-        n_base = len(extension.base)
-        images = self.images[which]
-        potentials = extension.with_newcomers(starts.potentials(images))
-        potentials[:, :n_base] += starts.shifts(which, extension.base)
-        block = GUIDES_TOGETHER if images.device.type == "cpu" else len(which)
-        blocks = zip(images.split(block), potentials.split(block), strict=True)
-        parts = threads.map(lambda block: work(*block), blocks)
-        found = [torch.cat(tensors) for tensors in zip(*parts, strict=True)]
-        shifts = found[0][:, :n_base] - extension.potentials[:n_base]
-        starts.remember_shifts(which, extension.base, shifts)
-        return found
 
 
 @dataclass(frozen=True)
@@ -156,37 +117,6 @@ class Solved:
     potentials: torch.Tensor
     inverse: torch.Tensor
     sensitivity: Sensitivity
-
-
-@dataclass(frozen=True)
-class Tangents:
-    """Of what an entropic problem beside one base is worth, by the newcomer's costs, at k guides.
-
-    Attributes:
-        plans: The guides' own rows of the transport plans, float32 [k, n].
-        intercepts: The values at costs of zero, were they linear in them, [k].
-    """
-
-    plans: torch.Tensor
-    intercepts: torch.Tensor
-
-    def ceilings(self, cost: torch.Tensor, pool: torch.Tensor) -> torch.Tensor:
-        """Return about the most that the entropic problems of candidates can be worth, [p].
-
-        Their value is concave in the costs, and its gradient is the plan: it lies below its
-        tangents.
-
-        Args:
-            cost: Of all images, float32 [n_images, n].
-            pool: The candidates [p].
-        """
-        # One product over all rows costs less than a copy of most of them.
-        many = len(pool) > MANY * len(cost)
-        tangents = (
-            cost if many else cost.index_select(0, pool)
-        ) @ self.plans.T + self.intercepts.float()
-        ceilings = tangents.nan_to_num_(nan=torch.inf).amin(1).double()
-        return ceilings[pool] if many else ceilings
 
 
 def _largest(values: torch.Tensor) -> torch.Tensor:

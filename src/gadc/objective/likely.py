@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
+from gadc.objective.entropic_floor import entropic_floors
 from gadc.objective.extension import Extension
 from gadc.objective.fast_stack import FastStack
 from gadc.objective.look import TIE, Addition, Look, Lowest
@@ -18,12 +19,16 @@ from gadc.objective.threads import Threads, block_rows
 
 # The best of so many, those of the lowest estimates, is taken.
 N_LIKELY = 4
-# Only so many candidates are estimated, those that look best by the guides' tangents, where the
-# guides cost less than to estimate all.
+# Of many more candidates that may join a set only so many are estimated, those with the lowest
+# floors.
 N_PROMISING = 96
-TANGENTS_PAY = 2.0
-# Estimates are seldom off by more than this share of the scale and of what one image carries.
-DOUBT = 0.02
+FLOORS_PAY = 2.0
+# Newton steps of an estimate: more than one while its row masses are off, in sum, by more than this
+# share of what one image holds. Such estimates are too low by up to a tenth of the scale over m.
+MAX_STEPS = 3
+ROUGH = 0.3
+# Others are seldom off by more than this share of the scale over m.
+DOUBT = 0.002
 # Candidates are estimated in blocks of about this many costs: a megabyte, so that a few such
 # arrays stay in a core's cache.
 CPU_BLOCK_ENTRIES = 1 << 18
@@ -94,12 +99,12 @@ def likely(
         threads: Where blocks of candidates are worked on.
     """
     vacancies = Vacancies.of(look, extension, places, pools)
+    # With `below` infinite, those whose estimate is too, because there is none, are hopeful.
+    bar = below + DOUBT * look.scale / (extension.m - (places is not None))
     vacancies, values, potentials = _estimates(
-        look, extension, vacancies, N_PROMISING, starts, threads
+        look, extension, vacancies, N_PROMISING, bar, starts, threads
     )
-    m = extension.m - (places is not None)
-    # `<=`: with `below` infinite, those whose estimate is too, because there is none, are hopeful.
-    hopeful = values <= below + DOUBT * look.scale / m
+    hopeful = values <= bar
     ranked = torch.argsort(values, stable=True)
     ranked = ranked[torch.argsort(vacancies.which[ranked], stable=True)]
     sizes = torch.bincount(vacancies.which, minlength=len(pools)).tolist()
@@ -145,24 +150,30 @@ def promising(
     """Return about the `n` best additions of `pool` [p] to the base, the best first."""
     vacancies = Vacancies.of(look, extension, None, [pool])
     vacancies, values, _ = _estimates(
-        look, extension, vacancies, max(N_PROMISING, 2 * n), starts, threads
+        look, extension, vacancies, max(N_PROMISING, 2 * n), torch.inf, starts, threads
     )
     return vacancies.pool[torch.argsort(values, stable=True)[:n]]
 
 
 def _estimates(
-    look: Look, extension: Extension, vacancies: Vacancies, n: int, starts: Starts, threads: Threads
+    look: Look,
+    extension: Extension,
+    vacancies: Vacancies,
+    n: int,
+    bar: float,
+    starts: Starts,
+    threads: Threads,
 ) -> tuple[Vacancies, torch.Tensor, torch.Tensor]:
     """Return the candidates, about their objectives [p], and their potentials [p, r + 1].
 
-    Of those that join the base, only the `n` of most promise by the guides' tangents.
+    Of those that join the base, only the `n` of the lowest entropic floors. Rough estimates are
+    refined where they are not above `bar`.
     """
     rows = block_rows(look.cost, CPU_BLOCK_ENTRIES)
-    if vacancies.dropped is None and len(vacancies.pool) > TANGENTS_PAY * n:
-        starts.met(extension, look.guides.images)
-        tangents = look.guides.tangents(extension, vacancies.pool, starts, threads)
-        ceilings = tangents.ceilings(look.cost, vacancies.pool)
-        order = torch.argsort(ceilings + vacancies.rest, stable=True)
+    if vacancies.dropped is None and len(vacancies.pool) > FLOORS_PAY * n:
+        newcomers = starts.met(extension, vacancies.pool)
+        floors = entropic_floors(extension, vacancies.pool, newcomers, threads)
+        order = torch.argsort(floors + vacancies.rest, stable=True)
         vacancies = vacancies.keep(order[:n].sort().values)
     newcomers = starts.met(extension, vacancies.pool)
     _ = extension.inverse_hessian  # computed once, before threads ask for it
@@ -171,9 +182,18 @@ def _estimates(
         some = vacancies.keep(block)
         potentials = extension.with_newcomers(newcomers[block])
         stack = FastStack(extension, some.pool, potentials, dropped=some.dropped)
-        stack.newton_step()
-        values, _, _ = stack.evaluate()
-        return values + some.rest, stack.potentials
+        values = torch.full_like(some.rest, torch.inf)
+        rough = torch.arange(len(block), device=block.device)
+        for _ in range(MAX_STEPS):
+            stack.newton_step()
+            costs, _, errors = stack.evaluate()
+            values[rough], potentials[rough] = costs + some.rest[rough], stack.potentials
+            still = (errors.abs().sum(1) > ROUGH * stack.masses[-1]) & (values[rough] <= bar)
+            if not bool(still.any()):
+                break
+            rough = rough[still]
+            stack.keep(still)
+        return values, potentials
 
     blocks = torch.arange(len(vacancies.pool), device=vacancies.pool.device).split(rows)
     parts = threads.map(estimated, blocks)

@@ -55,6 +55,7 @@ def descend(
     touched: Iterable[int] | None = None,
     max_swaps: int | None = None,
     breadth: int = 1,
+    welcome: np.ndarray | None = None,
 ) -> Descended:
     """Improve `indices` by exchanges that look good.
 
@@ -67,6 +68,8 @@ def descend(
             only places near them are looked at. Default: all places.
         max_swaps: Stop after this many exchanges; default: never.
         breadth: So many times as many images as usual may replace one.
+        welcome: Images that may replace any chosen one, wherever they lie; default: those whose
+            addition to the whole set would gain most.
 
     Source: the queue of touched places is the don't-look bits of Bentley 1992, "Fast algorithms
     for geometric traveling salesman problems".
@@ -79,7 +82,8 @@ def descend(
     queue = deque(place for place in near if place in set(free))
     if not queue:
         return Descended(chosen, value, counts)
-    welcome = _most_welcome(objective, chosen, candidates, breadth * N_WELCOME)
+    if welcome is None:
+        welcome = _most_welcome(objective, chosen, candidates, breadth * N_WELCOME)
     least_gain = LEAST_GAIN * objective.scale
     while queue and (max_swaps is None or counts.n_swaps < max_swaps):
         places = [queue.popleft() for _ in range(min(PLACES_TOGETHER, len(queue)))]

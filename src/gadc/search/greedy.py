@@ -8,13 +8,13 @@ from gadc.objective.total import Objective
 from gadc.search.candidates import Candidates
 from gadc.search.counts import Counts
 
-# A subset grows exactly up to this size, and among no more images than this.
+# A start grows among so many images that were the most welcome when all were last looked at, which
+# they are again when the subset has grown by this share.
+N_SHORTLISTED = 48
+GROWTH = 0.25
+# A subset is put in order exactly up to this size, and where it has no more images than this.
 MOST_EXACT = 8
 FEW_IMAGES = 32
-# Then by estimates: among so many images that were the most welcome when all were last looked at,
-# which they are again when the subset has grown by this share.
-N_SHORTLISTED = 48
-GROWTH = 0.125
 
 
 @dataclass(frozen=True)
@@ -60,37 +60,52 @@ def greedy(objective: Objective, n_selected: int, candidates: Candidates) -> Ord
     return Order(indices, values, counts)
 
 
-def grow(
-    objective: Objective, n_selected: int, candidates: Candidates, *, n_exact: int = MOST_EXACT
-) -> Order:
-    """Choose `n_selected` images nearly as `greedy` does, at a small part of its price.
+def grow(objective: Objective, n_selected: int, candidates: Candidates) -> list[int]:
+    """Choose `n_selected` images about as `greedy` does, by estimates, for much less.
 
     Args:
         objective: What is minimised.
         n_selected: k; at least the number of images to keep.
         candidates: Which images may be chosen, and which must be.
-        n_exact: How many are chosen exactly as `greedy` does.
     """
-    n_exact = max(n_exact, len(candidates.keep))
-    if n_selected <= n_exact or candidates.n_selectable <= FEW_IMAGES:
-        return greedy(objective, n_selected, candidates)
-    grown = greedy(objective, n_exact, candidates)
-    indices, values, counts = grown.indices, grown.values, grown.counts
+    indices = list(candidates.keep)
     look_at = 0
     shortlist = np.empty(0, dtype=np.int64)
     while len(indices) < n_selected:
         pool = np.setdiff1d(shortlist, indices)
+        n_promising = 1
         if len(indices) >= look_at or not len(pool):
-            pool = shortlist = candidates.allowed(indices)
-            if len(pool) > N_SHORTLISTED:
-                pool = shortlist = objective.promising(indices, pool, N_SHORTLISTED)
+            pool, n_promising = candidates.allowed(indices), N_SHORTLISTED
             look_at = len(indices) + max(1, int(GROWTH * len(indices)))
-        best = objective.likely_addition(indices, pool)
+        promising = objective.promising(indices, pool, n_promising)
+        if n_promising > 1:
+            shortlist = promising
+        indices.append(int(promising[0]))
+    return indices
+
+
+def in_order(objective: Objective, indices: list[int], candidates: Candidates) -> Order:
+    """Put a subset in the order in which `greedy` would choose it, nearly, and value its prefixes.
+
+    Args:
+        objective: What is minimised.
+        indices: The subset.
+        candidates: Which images must be chosen; they come first.
+    """
+    among = candidates.only(indices)
+    n_exact = max(MOST_EXACT, len(among.keep))
+    if len(indices) <= FEW_IMAGES:
+        n_exact = len(indices)
+    ordered = greedy(objective, min(n_exact, len(indices)), among)
+    chosen, values, counts = ordered.indices, ordered.values, ordered.counts
+    while len(chosen) < len(indices):
+        left = among.allowed(chosen)
+        best = objective.likely_addition(chosen, left)
         counts = counts.plus(best)
         if best.index is None:
-            best = objective.best_addition(indices, candidates.allowed(indices))
+            best = objective.best_addition(chosen, left)
         if best.index is None:
             break
-        indices.append(best.index)
+        chosen.append(best.index)
         values.append(best.value)
-    return Order(indices, values, counts)
+    return Order(chosen, values, counts)

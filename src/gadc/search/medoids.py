@@ -3,6 +3,7 @@
 Minimises `sum_j w_j min_{i in S} C_ij`, transport without capacities, with no other term.
 """
 
+import numpy as np
 import torch
 
 from gadc.search.candidates import Candidates
@@ -11,6 +12,8 @@ from gadc.search.candidates import Candidates
 LEAST_GAIN = 1e-6
 # k-medoids is only a start: that many exchanges per medoid are plenty.
 MAX_SWAPS_PER_MEDOID = 20
+# After a look at all images so many that gain most are looked at alone, until none of them gains.
+N_SHORTLISTED = 64
 # Outdated gains brought up to date together; most steps of the construction need no second batch.
 N_UPDATED = 64
 
@@ -25,7 +28,7 @@ def medoids(
 ) -> list[int]:
     """Choose `n_selected` medoids: greedy construction, then best exchanges.
 
-    Every exchange is found in one pass over all (medoid, image) pairs: what an image j would take
+    The exchanges are found in passes over all (medoid, image) pairs: what an image j would take
     over is counted once for all medoids, and only the correction for targets whose own medoid
     leaves depends on the pair.
 
@@ -45,17 +48,29 @@ def medoids(
     sums = _Sums(None if column_weights is None else column_weights.to(cost))
     chosen = _build(cost, n_selected, candidates, sums) if start is None else list(start)
     fixed = [place for place, index in enumerate(chosen) if index in set(candidates.keep)]
-    for _ in range(MAX_SWAPS_PER_MEDOID * n_selected):
-        pool = torch.as_tensor(candidates.allowed(chosen), device=cost.device)
+    n_left = MAX_SWAPS_PER_MEDOID * n_selected
+    shortlist = np.empty(0, dtype=np.int64)
+    while n_left:
+        pool = np.setdiff1d(shortlist, chosen)
+        is_short = len(pool) > 0
+        if not is_short:
+            pool = candidates.allowed(chosen)
         if not len(pool):
             break
-        change, total = _exchange_changes(cost, chosen, pool, sums)
+        rows = torch.as_tensor(pool, device=cost.device)
+        change, total = _exchange_changes(cost, chosen, rows, sums)
         change[fixed] = torch.inf
-        best = int(change.argmin())
-        place, j = divmod(best, len(pool))
+        place, j = divmod(int(change.argmin()), len(pool))
         if change[place, j] > -LEAST_GAIN * total:
-            break
+            if not is_short:
+                break
+            shortlist = shortlist[:0]
+            continue
+        if not is_short:
+            most = torch.argsort(change.amin(0), stable=True)[:N_SHORTLISTED]
+            shortlist = pool[most.cpu().numpy()]
         chosen[place] = int(pool[j])
+        n_left -= 1
     return chosen
 
 

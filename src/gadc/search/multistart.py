@@ -11,7 +11,7 @@ from gadc.runtime import generator
 from gadc.search.candidates import Candidates, check_size
 from gadc.search.counts import Counts
 from gadc.search.descent import descend, descend_fully
-from gadc.search.greedy import grow
+from gadc.search.greedy import grow, in_order
 from gadc.search.medoids import medoids
 from gadc.search.restarts import kick
 from gadc.search.swap import Exchanged, exchange
@@ -22,8 +22,6 @@ DEFAULT_PATIENCE = 4
 # Of larger subsets only the better start is descended from: the other one's way down is long, and
 # both ends are about as good.
 MOST_FOR_TWO_STARTS = 64
-# Of the greedy start; the others are chosen by estimates, since exchanges follow.
-N_EXACT = 1
 
 
 @dataclass(frozen=True)
@@ -124,9 +122,7 @@ def _search(
             objective.cost, n_selected, candidates, column_weights=objective.target_weights
         )
     if start in ("greedy", "best"):
-        grown = grow(objective, n_selected, candidates, n_exact=N_EXACT)
-        counts = counts.plus(grown.counts)
-        starts["greedy"] = grown.indices
+        starts["greedy"] = grow(objective, n_selected, candidates)
     start_values = {name: objective.value(chosen) for name, chosen in starts.items()}
 
     order = sorted(starts, key=start_values.__getitem__)
@@ -179,7 +175,7 @@ def _result(
     start_values: dict[str, float],
 ) -> SearchResult:
     """Put the chosen images in greedy order."""
-    ordered = grow(objective, len(best.indices), candidates.only(best.indices))
+    ordered = in_order(objective, best.indices, candidates)
     return SearchResult(
         order=np.array(ordered.indices, dtype=np.int64),
         gains=-np.diff(np.array(ordered.values), prepend=0.0),

@@ -4,7 +4,7 @@ import numpy as np
 
 from gadc.objective.total import Objective
 from gadc.search.candidates import Candidates
-from gadc.search.descent import LEAST_GAIN, Descended, descend
+from gadc.search.descent import LEAST_GAIN, N_WELCOME, Descended, descend
 
 # How many images a kick replaces, in turn. One is what exchange has already tried.
 N_REPLACED = (2, 3)
@@ -71,6 +71,7 @@ def kick(
             candidates,
             value=addition.value,
             touched=touched,
+            welcome=shortlist[:N_WELCOME],
         )
         counts = counts.plus(improved.counts)
         gain = best.value - improved.value
