@@ -12,7 +12,7 @@ from gadc.search.counts import Counts
 # they are again when the subset has grown by this share.
 N_SHORTLISTED = 48
 GROWTH = 0.25
-# A subset is put in order exactly up to this size, and where it has no more images than this.
+# A subset is put in order exactly up to this size. Among no more images than this all is exact.
 MOST_EXACT = 8
 FEW_IMAGES = 32
 
@@ -68,6 +68,8 @@ def grow(objective: Objective, n_selected: int, candidates: Candidates) -> list[
         n_selected: k; at least the number of images to keep.
         candidates: Which images may be chosen, and which must be.
     """
+    if candidates.n_selectable <= FEW_IMAGES:
+        return greedy(objective, n_selected, candidates).indices
     indices = list(candidates.keep)
     look_at = 0
     shortlist = np.empty(0, dtype=np.int64)
