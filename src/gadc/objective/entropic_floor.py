@@ -8,13 +8,13 @@ candidates orders them nearly as their objectives do.
 import torch
 
 from gadc.objective.extension import Extension
+from gadc.objective.row_scaling import row_steps
 from gadc.objective.threads import Threads, block_rows
 
 # Blocks of about this many costs: 1 MB in float32 stays in a core's cache.
 CPU_BLOCK_ENTRIES = 262_144
 # Longest step of a newcomer's potential, as the logarithm of a scaling.
 MAX_LOG_STEP = 4.0
-TINY = 1e-30
 # A kernel is an exponential; a larger one would overflow float32 after a step.
 MAX_LOG_KERNEL = 80.0
 
@@ -41,10 +41,8 @@ def entropic_floors(
             column, extension.cost.index_select(0, images), alpha=-1.0 / problem.epsilon
         )
         kernel.add_(log_scaling.float()[:, None]).clamp_(max=MAX_LOG_KERNEL).exp_()
-        share = kernel / (kernel + 1.0)  # base and slack hold the rest
-        mass = share @ masses
-        slope = mass - share.square_() @ masses
-        step = (wanted.float() / mass).log() * mass / slope.clamp_(min=TINY)
+        # Base and slack hold the rest of every column.
+        step = row_steps(kernel / (kernel + 1.0), masses, wanted.float())
         step.nan_to_num_(nan=0.0).clamp_(-MAX_LOG_STEP, MAX_LOG_STEP)
         taken = kernel.mul_(step.exp()[:, None]).add_(1.0).log_() @ masses
         return problem.epsilon * ((log_scaling + step) * wanted - taken)

@@ -4,7 +4,7 @@ import torch
 
 from gadc.objective.conjugate import iterated_steps, shortened, without_dropped
 from gadc.objective.extension import Extension
-from gadc.objective.newton_stack import scale_rows
+from gadc.objective.row_scaling import scale_rows
 
 # Before the first step of all rows: steps of a candidate's own scaling alone.
 N_OWN_STEPS = 2
@@ -81,8 +81,8 @@ class FastStack:
             log_own,
             self.newcomer,
             taken,
-            self.masses[-1],
             extension.column_mass32,
+            self.masses[-1],
             n_steps=N_OWN_STEPS,
         )
         scaling[:, -1:] = log_own.exp()

@@ -169,13 +169,12 @@ def _estimates(
     Of those that join the base, only the `n` of the lowest entropic floors. Rough estimates are
     refined where they are not above `bar`.
     """
-    rows = block_rows(look.cost, CPU_BLOCK_ENTRIES)
+    newcomers = starts.met(extension, vacancies.pool)
     if vacancies.dropped is None and len(vacancies.pool) > FLOORS_PAY * n:
-        newcomers = starts.met(extension, vacancies.pool)
         floors = entropic_floors(extension, vacancies.pool, newcomers, threads)
         order = torch.argsort(floors + vacancies.rest, stable=True)
-        vacancies = vacancies.keep(order[:n].sort().values)
-    newcomers = starts.met(extension, vacancies.pool)
+        lowest = order[:n].sort().values
+        vacancies, newcomers = vacancies.keep(lowest), newcomers[lowest]
     _ = extension.inverse_hessian  # computed once, before threads ask for it
 
     def estimated(block: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -195,6 +194,7 @@ def _estimates(
             stack.keep(still)
         return values, potentials
 
+    rows = block_rows(look.cost, CPU_BLOCK_ENTRIES)
     blocks = torch.arange(len(vacancies.pool), device=vacancies.pool.device).split(rows)
     parts = threads.map(estimated, blocks)
     values, potentials = (torch.cat(tensors) for tensors in zip(*parts, strict=True))

@@ -8,6 +8,7 @@ of the newcomer. The bound is tight while one image more changes much, as in sma
 import torch
 
 from gadc.objective.extension import Extension
+from gadc.objective.row_scaling import row_steps
 from gadc.objective.threads import block_rows
 
 # Blocks of about this many costs: 1 MB in float32 stays in a core's cache.
@@ -66,10 +67,7 @@ def _best_newcomers(extension: Extension, pool: torch.Tensor) -> torch.Tensor:
     )  # [p, 1]
     high = torch.full_like(low, torch.inf)
     for _ in range(N_STEPS):
-        share = torch.sigmoid(logits + log_u)
-        mass = (share @ column_mass)[:, None]
-        slope = mass - (share.square_() @ column_mass)[:, None]
-        step = (wanted.log() - mass.log()) * mass / slope.clamp_(min=1e-30)
+        step = row_steps(torch.sigmoid(logits + log_u), column_mass, wanted)[:, None]
         is_low = step > 0.0
         low, high = torch.where(is_low, log_u, low), torch.where(is_low, high, log_u)
         log_u = log_u + step.clamp_(max=MAX_LOG_STEP)

@@ -8,6 +8,7 @@ from gadc.errors import ConvergenceWarning
 from gadc.objective.conjugate import RIDGE, iterated_steps, shortened, without_dropped
 from gadc.objective.extension import MAX_LOG_SCALING, Extension
 from gadc.objective.first_order import SAFETY, Sensitivity, decrements
+from gadc.objective.row_scaling import scale_rows
 
 # Newton steps for a candidate before it is handed to the general solver.
 MAX_STEPS = 20
@@ -27,8 +28,6 @@ LEAST_LOG_SCALING = -50.0
 N_OWN_STEPS = 3
 # Column sums further below those of the base steer by this much at most; float32 ends at 1e38.
 MOST_INVERSE = 1e30
-# Longest step of one row alone, as the logarithm of a scaling.
-MAX_ROW_STEP = 8.0
 
 
 class Rule:
@@ -208,8 +207,8 @@ class NewtonStack:
             self.log_scaling[:, -1:],
             self.newcomer,
             taken,
-            self.masses[-1],
             extension.column_mass,
+            self.masses[-1],
             n_steps=N_OWN_STEPS,
         )
         self.evaluate()
@@ -298,34 +297,6 @@ class NewtonStack:
         base = self.inverse @ (self.extension.plan * self.extension.base_costs).T  # [p, r]
         newcomer = (self.inverse * self.newcomer * self.newcomer_costs).sum(1, keepdim=True)
         return (torch.cat([base, newcomer], 1) * self.scaling).sum(1)
-
-
-def scale_rows(
-    log_scaling: torch.Tensor,
-    kernel: torch.Tensor,
-    taken: torch.Tensor,
-    mass: torch.Tensor,
-    column_mass: torch.Tensor,
-    *,
-    n_steps: int,
-) -> None:
-    """Take Newton steps, one row at a time, towards the scaling at which each holds its mass.
-
-    Args:
-        log_scaling: [p, 1]; moved in place.
-        kernel: Of the rows, [p, n].
-        taken: What the others make of every column, [p, n].
-        mass: What each row shall hold.
-        column_mass: [n].
-        n_steps: How many.
-    """
-    for _ in range(n_steps):
-        share = kernel * log_scaling.exp()
-        share /= taken + share
-        there = (share @ column_mass)[:, None]
-        slope = there - (share.square_() @ column_mass)[:, None]
-        step = (mass / there).log() * there / slope
-        log_scaling += step.clamp_(-MAX_ROW_STEP, MAX_ROW_STEP)
 
 
 def solve(

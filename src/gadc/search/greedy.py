@@ -12,9 +12,9 @@ from gadc.search.counts import Counts
 # they are again when the subset has grown by this share.
 N_SHORTLISTED = 48
 GROWTH = 0.25
-# A subset is put in order exactly up to this size. Among no more images than this all is exact.
-MOST_EXACT = 8
+# Among so few images everything is exact. Of a larger subset so many are put in order exactly.
 FEW_IMAGES = 32
+MOST_EXACT = 8
 
 
 @dataclass(frozen=True)
@@ -75,14 +75,11 @@ def grow(objective: Objective, n_selected: int, candidates: Candidates) -> list[
     shortlist = np.empty(0, dtype=np.int64)
     while len(indices) < n_selected:
         pool = np.setdiff1d(shortlist, indices)
-        n_promising = 1
         if len(indices) >= look_at or not len(pool):
-            pool, n_promising = candidates.allowed(indices), N_SHORTLISTED
+            pool = candidates.allowed(indices)
             look_at = len(indices) + max(1, int(GROWTH * len(indices)))
-        promising = objective.promising(indices, pool, n_promising)
-        if n_promising > 1:
-            shortlist = promising
-        indices.append(int(promising[0]))
+        shortlist = objective.promising(indices, pool, N_SHORTLISTED)
+        indices.append(int(shortlist[0]))
     return indices
 
 
@@ -95,10 +92,9 @@ def in_order(objective: Objective, indices: list[int], candidates: Candidates) -
         candidates: Which images must be chosen; they come first.
     """
     among = candidates.only(indices)
-    n_exact = max(MOST_EXACT, len(among.keep))
-    if len(indices) <= FEW_IMAGES:
-        n_exact = len(indices)
-    ordered = greedy(objective, min(n_exact, len(indices)), among)
+    is_small = len(indices) <= FEW_IMAGES
+    n_exact = len(indices) if is_small else max(MOST_EXACT, len(among.keep))
+    ordered = greedy(objective, n_exact, among)
     chosen, values, counts = ordered.indices, ordered.values, ordered.counts
     while len(chosen) < len(indices):
         left = among.allowed(chosen)

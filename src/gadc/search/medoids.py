@@ -3,6 +3,8 @@
 Minimises `sum_j w_j min_{i in S} C_ij`, transport without capacities, with no other term.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 
@@ -13,7 +15,7 @@ LEAST_GAIN = 1e-6
 # k-medoids is only a start: that many exchanges per medoid are plenty.
 MAX_SWAPS_PER_MEDOID = 20
 # After a look at all images so many that gain most are looked at alone, until none of them gains.
-N_SHORTLISTED = 64
+N_MOST_GAINING = 64
 # Outdated gains brought up to date together; most steps of the construction need no second batch.
 N_UPDATED = 64
 
@@ -48,30 +50,25 @@ def medoids(
     sums = _Sums(None if column_weights is None else column_weights.to(cost))
     chosen = _build(cost, n_selected, candidates, sums) if start is None else list(start)
     fixed = [place for place, index in enumerate(chosen) if index in set(candidates.keep)]
-    n_left = MAX_SWAPS_PER_MEDOID * n_selected
     shortlist = np.empty(0, dtype=np.int64)
-    while n_left:
-        pool = np.setdiff1d(shortlist, chosen)
-        is_short = len(pool) > 0
-        if not is_short:
-            pool = candidates.allowed(chosen)
-        if not len(pool):
-            break
-        rows = torch.as_tensor(pool, device=cost.device)
-        change, total = _exchange_changes(cost, chosen, rows, sums)
-        change[fixed] = torch.inf
-        place, j = divmod(int(change.argmin()), len(pool))
-        if change[place, j] > -LEAST_GAIN * total:
-            if not is_short:
+    for _ in range(MAX_SWAPS_PER_MEDOID * n_selected):
+        found = _best_exchange(cost, chosen, np.setdiff1d(shortlist, chosen), fixed, sums)
+        if found is None:
+            found = _best_exchange(cost, chosen, candidates.allowed(chosen), fixed, sums)
+            if found is None:
                 break
-            shortlist = shortlist[:0]
-            continue
-        if not is_short:
-            most = torch.argsort(change.amin(0), stable=True)[:N_SHORTLISTED]
-            shortlist = pool[most.cpu().numpy()]
-        chosen[place] = int(pool[j])
-        n_left -= 1
+            shortlist = found.most_gaining
+        chosen[found.place] = found.index
     return chosen
+
+
+@dataclass(frozen=True)
+class _Exchange:
+    """The best exchange of a medoid: its place, the image for it, and who else gains most."""
+
+    place: int
+    index: int
+    most_gaining: np.ndarray
 
 
 class _Sums:
@@ -133,6 +130,22 @@ def _most_gaining(
         place = start + N_UPDATED
     seen = order[:place]
     return int(seen[gains[seen] == best].min())
+
+
+def _best_exchange(
+    cost: torch.Tensor, chosen: list[int], pool: np.ndarray, fixed: list[int], sums: _Sums
+) -> _Exchange | None:
+    """Return the best exchange of a medoid not at `fixed` places, None where none gains."""
+    if not len(pool):
+        return None
+    rows = torch.as_tensor(pool, device=cost.device)
+    change, total = _exchange_changes(cost, chosen, rows, sums)
+    change[fixed] = torch.inf
+    place, j = divmod(int(change.argmin()), len(pool))
+    if change[place, j] >= -LEAST_GAIN * total:
+        return None
+    most = torch.argsort(change.amin(0), stable=True)[:N_MOST_GAINING]
+    return _Exchange(place, int(pool[j]), pool[most.cpu().numpy()])
 
 
 def _exchange_changes(
