@@ -11,11 +11,12 @@ from gadc.objective.entropic_floor import entropic_floors
 from gadc.objective.extension import Extension
 from gadc.objective.fast_stack import FastStack
 from gadc.objective.guides import Guides
-from gadc.objective.likely import Vacancies, _estimates
+from gadc.objective.likely import RESTING_DOUBT, Vacancies, _estimates
 from gadc.objective.linear_bound import best_newcomers, linear_bounds
 from gadc.objective.look import LEAST_GUIDED
 from gadc.objective.newton_stack import NewtonStack, Race, solve
 from gadc.objective.removal import without
+from gadc.objective.resting import resting_estimates
 from gadc.objective.starts import Starts
 from gadc.objective.threads import Threads
 from real_data import REAL_DATA, needs_real_data
@@ -285,6 +286,38 @@ def test_rough_estimates_are_refined(m: int) -> None:
     rough, refined = errors(-np.inf), errors(np.inf)
     assert float(rough.mean()) > 0.01
     assert float(refined.mean()) < 0.7 * float(rough.mean())
+
+
+@pytest.mark.parametrize("capacity", [1.0, 1.05, 1.5])
+@pytest.mark.parametrize("m", [2, 5, 25])
+def test_resting_estimates_price_what_rows_hold(m: int, capacity: float) -> None:
+    too_high = []
+    for seed in range(4):
+        features = np.random.default_rng(seed).normal(size=(120, 8))
+        objective = Objective(features, capacity=capacity, epsilon=[0.025, 0.05, 0.1][seed % 3])
+        extension, pool, newcomers = extended(objective, list(range(m)))
+        dropped = (torch.arange(len(pool)) * 3).div(len(pool), rounding_mode="floor") % m
+        begin = newcomers + 0.3 * objective.problem.epsilon
+        estimates, own = resting_estimates(extension, pool, begin, dropped, Threads(pool.device, 1))
+        potentials = extension.with_newcomers(own)
+        stack = NewtonStack(extension, pool, potentials, dropped=dropped)
+        np.testing.assert_allclose(estimates, stack.estimates(), atol=2e-4 * objective.scale)
+        before = NewtonStack(extension, pool, extension.with_newcomers(begin), dropped=dropped)
+        own_error, own_error_before = (x.missing[:, -1].abs().mean() for x in (stack, before))
+        assert float(own_error) < 0.5 * float(own_error_before)
+        costs, _ = solve(extension, pool, potentials, dropped=dropped)
+        low = costs <= costs.quantile(0.2)  # those that are looked for
+        too_high.append(((estimates - costs) / objective.problem.epsilon * m)[low])
+    assert float(torch.cat(too_high).quantile(0.95)) < RESTING_DOUBT
+
+
+def test_exchanges_without_candidates_find_nothing() -> None:
+    objective = problem(1, 60)
+    nobody, somebody = np.empty(0, dtype=np.int64), np.arange(30, 60)
+    chosen = list(range(6))
+    for pools in ([nobody, nobody], [nobody, somebody], [somebody, nobody]):
+        found = objective.likely_exchanges(chosen, [0, 3], pools, below=np.inf)
+        assert [addition.index is None for addition in found] == [not len(pool) for pool in pools]
 
 
 @needs_real_data

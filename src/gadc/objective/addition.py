@@ -117,19 +117,6 @@ class Additions:
             threads=self._threads,
         )
 
-    def likely_successors(
-        self, chosen: list[int], place: int, pool: np.ndarray, n: int
-    ) -> np.ndarray:
-        """See `Objective.likely_successors`."""
-        with self._threads.one_each():
-            whole = self._solved(chosen)
-            candidates = torch.as_tensor(pool, dtype=torch.int64, device=whole.cost.device)
-            row = whole.plan32[place] * whole.column_mass32
-            rest, _ = self._look.rest_of(whole.others(place), candidates, True)
-            tangents = whole.cost.index_select(0, candidates) @ row + rest
-            best = torch.argsort(tangents, stable=True)[:n]
-        return np.asarray(pool[best.cpu().numpy()])
-
     def promising(self, base: list[int], pool: np.ndarray, n: int) -> np.ndarray:
         """See `Objective.promising`."""
         with self._threads.one_each():

@@ -48,5 +48,5 @@ def entropic_floors(
         return problem.epsilon * ((log_scaling + step) * wanted - taken)
 
     rows = block_rows(extension.cost, CPU_BLOCK_ENTRIES)
-    blocks = zip(pool.split(rows), newcomers.split(rows), strict=True)
-    return torch.cat(threads.map(floors, blocks))
+    blocks = list(zip(pool.split(rows), newcomers.split(rows), strict=True))
+    return torch.cat(threads.map_blocks(floors, blocks))

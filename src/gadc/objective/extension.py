@@ -70,6 +70,7 @@ class Extension:
         self.plan_and_surplus = torch.cat([self.plan32, priced, padding]).T.contiguous()
         self._overlaps: Overlaps | None = None
         self._inverse_hessian: torch.Tensor | None = None
+        self._plan_costs: torch.Tensor | None = None
 
     @classmethod
     def solved(
@@ -154,6 +155,13 @@ class Extension:
             hessian.diagonal().mul_(1.0 + INVERSE_RIDGE)
             self._inverse_hessian = torch.cholesky_inverse(torch.linalg.cholesky_ex(hessian).L)
         return self._inverse_hessian
+
+    @property
+    def plan_costs(self) -> torch.Tensor:
+        """The plan times its costs, [r, n]; computed when it is first asked for."""
+        if self._plan_costs is None:
+            self._plan_costs = self.plan * self.base_costs
+        return self._plan_costs
 
     @property
     def is_bare(self) -> bool:

@@ -14,6 +14,7 @@ from gadc.objective.extension import Extension
 from gadc.objective.fast_stack import FastStack
 from gadc.objective.look import TIE, Addition, Look, Lowest
 from gadc.objective.newton_stack import Race, solve
+from gadc.objective.resting import resting_estimates
 from gadc.objective.starts import Starts
 from gadc.objective.threads import Threads, block_rows
 
@@ -29,6 +30,9 @@ MAX_STEPS = 3
 ROUGH = 0.3
 # Others are seldom off by more than this share of the scale over m.
 DOUBT = 0.002
+# Of exchanges, while the others rest, they are seldom too high by more than this share of epsilon
+# over m.
+RESTING_DOUBT = 0.2
 # Candidates are estimated in blocks of about this many costs: a megabyte, so that a few such
 # arrays stay in a core's cache.
 CPU_BLOCK_ENTRIES = 1 << 18
@@ -166,8 +170,9 @@ def _estimates(
 ) -> tuple[Vacancies, torch.Tensor, torch.Tensor]:
     """Return the candidates, about their objectives [p], and their potentials [p, r + 1].
 
-    Of those that join the base, only the `n` of the lowest entropic floors. Rough estimates are
-    refined where they are not above `bar`.
+    Of those that join the base, only the `n` of the lowest entropic floors. Of those that take a
+    place, only who may not be above `bar` takes a step of all rows. Rough estimates are refined
+    where they are not above it.
     """
     newcomers = starts.met(extension, vacancies.pool)
     if vacancies.dropped is None and len(vacancies.pool) > FLOORS_PAY * n:
@@ -175,28 +180,33 @@ def _estimates(
         order = torch.argsort(floors + vacancies.rest, stable=True)
         lowest = order[:n].sort().values
         vacancies, newcomers = vacancies.keep(lowest), newcomers[lowest]
+    values = torch.full_like(vacancies.rest, torch.inf)
+    going = torch.arange(len(vacancies.pool), device=values.device)
+    if vacancies.dropped is not None:
+        costs, newcomers = resting_estimates(
+            extension, vacancies.pool, newcomers, vacancies.dropped, threads
+        )
+        values = costs + vacancies.rest
+        going = going[values <= bar + RESTING_DOUBT * look.problem.epsilon / (extension.m - 1)]
+    potentials = extension.with_newcomers(newcomers)
     _ = extension.inverse_hessian  # computed once, before threads ask for it
 
-    def estimated(block: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        some = vacancies.keep(block)
-        potentials = extension.with_newcomers(newcomers[block])
-        stack = FastStack(extension, some.pool, potentials, dropped=some.dropped)
-        values = torch.full_like(some.rest, torch.inf)
-        rough = torch.arange(len(block), device=block.device)
-        for _ in range(MAX_STEPS):
-            stack.newton_step()
-            costs, _, errors = stack.evaluate()
-            values[rough], potentials[rough] = costs + some.rest[rough], stack.potentials
-            still = (errors.abs().sum(1) > ROUGH * stack.masses[-1]) & (values[rough] <= bar)
-            if not bool(still.any()):
-                break
-            rough = rough[still]
-            stack.keep(still)
-        return values, potentials
+    def stepped(places: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        some = vacancies.keep(places)
+        stack = FastStack(extension, some.pool, potentials[places], dropped=some.dropped)
+        stack.newton_step()
+        costs, _, errors = stack.evaluate()
+        n_off = errors.abs().sum(1) / stack.masses[-1]
+        return costs + some.rest, stack.potentials, n_off
 
     rows = block_rows(look.cost, CPU_BLOCK_ENTRIES)
-    blocks = torch.arange(len(vacancies.pool), device=vacancies.pool.device).split(rows)
-    parts = threads.map(estimated, blocks)
-    values, potentials = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+    for _ in range(MAX_STEPS):
+        if not len(going):
+            break
+        values[going], potentials[going], n_off = (
+            torch.cat(tensors)
+            for tensors in zip(*threads.map_blocks(stepped, going.split(rows)), strict=True)
+        )
+        going = going[(n_off > ROUGH) & (values[going] <= bar)]
     starts.remember(vacancies.pool, potentials[:, -1])
     return vacancies, values.nan_to_num(nan=torch.inf), potentials

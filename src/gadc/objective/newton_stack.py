@@ -294,7 +294,7 @@ class NewtonStack:
 
     def transport_costs(self) -> torch.Tensor:
         """Return `<C, pi>` of each candidate, [p]."""
-        base = self.inverse @ (self.extension.plan * self.extension.base_costs).T  # [p, r]
+        base = self.inverse @ self.extension.plan_costs.T  # [p, r]
         newcomer = (self.inverse * self.newcomer * self.newcomer_costs).sum(1, keepdim=True)
         return (torch.cat([base, newcomer], 1) * self.scaling).sum(1)
 

@@ -318,22 +318,6 @@ class Objective:
         """Find good images for several places, as `likely_addition` does; see `best_exchanges`."""
         return self._additions.likely_exchanges(chosen, places, pools, below=below)
 
-    def likely_successors(
-        self, chosen: list[int], place: int, pool: np.ndarray, n: int
-    ) -> np.ndarray:
-        """Return the `n` images of `pool` that look best in the place of a chosen one near them.
-
-        The entropic problem's value is concave in the costs, with the plan as its gradient. Where
-        costs change little, as they do near the image that is replaced, the tangent orders them.
-
-        Args:
-            chosen: The subset.
-            place: Of the image that is replaced.
-            pool: The candidates, int64 [p].
-            n: How many.
-        """
-        return self._additions.likely_successors(chosen, place, pool, n)
-
     def promising(self, base: list[int], pool: np.ndarray, n: int) -> np.ndarray:
         """Return about the `n` images whose addition to `base` leaves the lowest objective.
 

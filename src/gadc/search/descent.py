@@ -17,10 +17,9 @@ from gadc.search.counts import Counts
 # An exchange must lower the objective by this share of the median cost; solved values are
 # accurate to about a hundredth of it.
 LEAST_GAIN = 1e-6
-# What may replace an image: of so many that are nearest to it the likely ones, and those that the
-# whole set gains most by.
+# What may replace an image: so many that are nearest to it, and those that the whole set gains most
+# by.
 N_NEAREST = 48
-N_LIKELY = 24
 N_WELCOME = 24
 # Chosen images that an exchange nearby may have given a reason to move.
 N_NEIGHBOURS = 4
@@ -91,10 +90,8 @@ def descend(
         pools = []
         for place in places:
             nearest = objective.nearest(chosen[place], breadth * N_NEAREST)
-            successors = objective.likely_successors(
-                chosen, place, nearest[is_free[nearest]], breadth * N_LIKELY
-            )
-            pools.append(np.union1d(successors, welcome[is_free[welcome]]))
+            pool = np.union1d(nearest, welcome)
+            pools.append(pool[is_free[pool]])
         found = objective.likely_exchanges(chosen, places, pools, below=value - least_gain)
         for addition in found:
             counts = counts.plus(addition)
