@@ -11,8 +11,6 @@ from gadc.objective.extension import Extension
 from gadc.objective.row_scaling import row_steps
 from gadc.objective.threads import Threads, block_rows
 
-# Blocks of about this many costs: 1 MB in float32 stays in a core's cache.
-CPU_BLOCK_ENTRIES = 262_144
 # Longest step of a newcomer's potential, as the logarithm of a scaling.
 MAX_LOG_STEP = 4.0
 # A kernel is an exponential; a larger one would overflow float32 after a step.
@@ -47,6 +45,6 @@ def entropic_floors(
         taken = kernel.mul_(step.exp()[:, None]).add_(1.0).log_() @ masses
         return problem.epsilon * ((log_scaling + step) * wanted - taken)
 
-    rows = block_rows(extension.cost, CPU_BLOCK_ENTRIES)
+    rows = block_rows(extension.cost)
     blocks = list(zip(pool.split(rows), newcomers.split(rows), strict=True))
     return torch.cat(threads.map_blocks(floors, blocks))

@@ -33,9 +33,6 @@ DOUBT = 0.002
 # Of exchanges, while the others rest, they are seldom too high by more than this share of epsilon
 # over m.
 RESTING_DOUBT = 0.2
-# Candidates are estimated in blocks of about this many costs: a megabyte, so that a few such
-# arrays stay in a core's cache.
-CPU_BLOCK_ENTRIES = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -199,7 +196,7 @@ def _estimates(
         n_off = errors.abs().sum(1) / stack.masses[-1]
         return costs + some.rest, stack.potentials, n_off
 
-    rows = block_rows(look.cost, CPU_BLOCK_ENTRIES)
+    rows = block_rows(look.cost)
     for _ in range(MAX_STEPS):
         if not len(going):
             break

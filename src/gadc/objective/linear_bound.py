@@ -11,8 +11,6 @@ from gadc.objective.extension import Extension
 from gadc.objective.row_scaling import row_steps
 from gadc.objective.threads import block_rows
 
-# Blocks of about this many costs: 1 MB in float32 stays in a core's cache.
-CPU_BLOCK_ENTRIES = 262_144
 # Newton steps for one candidate's own potential.
 N_STEPS = 6
 # Longest of them, as the logarithm of a scaling.
@@ -34,7 +32,7 @@ def linear_bounds(
     """
     cheapest = (extension.base_costs - extension.potentials[:, None]).amin(0).float()  # [n]
     column_mass = extension.column_mass.float()
-    rows = block_rows(extension.cost, CPU_BLOCK_ENTRIES)
+    rows = block_rows(extension.cost)
     least = newcomers.new_empty(len(pool))
     for i in range(0, len(pool), rows):
         some = slice(i, i + rows)
@@ -50,7 +48,7 @@ def linear_bounds(
 
 def best_newcomers(extension: Extension, pool: torch.Tensor) -> torch.Tensor:
     """Return the potential [p] at which each candidate's row holds its mass beside the base."""
-    rows = block_rows(extension.cost, CPU_BLOCK_ENTRIES)
+    rows = block_rows(extension.cost)
     return torch.cat(
         [_best_newcomers(extension, pool[i : i + rows]) for i in range(0, len(pool), rows)]
     )

@@ -15,8 +15,6 @@ from gadc.objective.extension import Extension
 from gadc.objective.row_scaling import scale_rows
 from gadc.objective.threads import Threads, block_rows
 
-# Blocks of about this many costs: 1 MB in float32 stays in a core's cache.
-CPU_BLOCK_ENTRIES = 262_144
 # Newton steps of a newcomer's scaling.
 N_STEPS = 2
 # A kernel is an exponential; a larger one would overflow float32 after a step.
@@ -68,7 +66,7 @@ def resting_estimates(
         exchanged = costs.sub_(mean[place]).mul_(share) @ column_mass
         return shared[place] + exchanged + own * missing, own
 
-    rows = block_rows(extension.cost, CPU_BLOCK_ENTRIES)
+    rows = block_rows(extension.cost)
     blocks = [
         (place, *block)
         for place, part in enumerate(

@@ -12,6 +12,8 @@ from typing import TypeVar
 import torch
 
 GPU_BLOCK_ENTRIES = 1 << 26
+# A megabyte in float32: a few such arrays stay in a core's cache.
+CACHED_ENTRIES = 1 << 18
 # To hand fewer blocks than this to other threads, which Python lets in one at a time, takes longer
 # than to work on them.
 LEAST_BLOCKS = 8
@@ -20,12 +22,13 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def block_rows(cost: torch.Tensor, cpu_entries: int) -> int:
+def block_rows(cost: torch.Tensor, cpu_entries: int = CACHED_ENTRIES) -> int:
     """Return how many rows of `cost` [n_images, n] are worked on together.
 
     Args:
         cost: Says on which device.
-        cpu_entries: About so many costs on a CPU; on another device as many as fill it.
+        cpu_entries: About so many costs on a CPU, by default few enough for a core's cache; on
+            another device as many as fill it.
     """
     entries = cpu_entries if cost.device.type == "cpu" else GPU_BLOCK_ENTRIES
     return max(1, entries // cost.shape[1])
