@@ -311,6 +311,19 @@ def test_resting_estimates_price_what_rows_hold(m: int, capacity: float) -> None
     assert float(torch.cat(too_high).quantile(0.95)) < RESTING_DOUBT
 
 
+def test_resting_estimates_are_numbers_wherever_newcomers_begin() -> None:
+    features = np.random.default_rng(0).normal(size=(60, 1))
+    for epsilon, far in ((0.002, 0.0), (0.025, 150.0), (0.025, -150.0)):
+        objective = Objective(features, capacity=1.05, epsilon=epsilon)
+        _, _, newcomers = extended(objective, list(range(3)))
+        extension, pool, _ = extended(objective, list(range(12)))
+        begin = newcomers[9:] - far * objective.problem.epsilon
+        dropped = torch.zeros_like(pool)
+        estimates, own = resting_estimates(extension, pool, begin, dropped, Threads(pool.device, 1))
+        assert bool(estimates.isfinite().all())
+        assert bool(own.isfinite().all())
+
+
 def test_exchanges_without_candidates_find_nothing() -> None:
     objective = problem(1, 60)
     nobody, somebody = np.empty(0, dtype=np.int64), np.arange(30, 60)

@@ -217,3 +217,10 @@ def test_a_second_search_gives_the_same() -> None:
     first, second = search(objective, 14), search(objective, 14)
     assert first.order.tolist() == second.order.tolist()
     assert first.gains.tolist() == second.gains.tolist()
+
+
+def test_everything_is_put_in_the_same_order_every_time() -> None:
+    features = np.random.default_rng(0).integers(0, 3, size=(40, 2)).astype(float)
+    objective = Objective(features)
+    first, second = (search(objective, 40).order.tolist() for _ in range(2))
+    assert first == second

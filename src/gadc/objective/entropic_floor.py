@@ -13,7 +13,8 @@ from gadc.objective.threads import Threads, block_rows
 
 # Longest step of a newcomer's potential, as the logarithm of a scaling.
 MAX_LOG_STEP = 4.0
-# A kernel is an exponential; a larger one would overflow float32 after a step.
+# A kernel is an exponential; a larger one would overflow float32 after a step. Where it is cut off
+# the value may lie above the optimum.
 MAX_LOG_KERNEL = 80.0
 
 

@@ -17,9 +17,9 @@ from gadc.objective.threads import Threads, block_rows
 
 # Newton steps of a newcomer's scaling.
 N_STEPS = 2
-# A kernel is an exponential; a larger one would overflow float32 after a step.
+# Kernels are exponentials: within these logarithms they stay normal numbers in float32.
 MAX_LOG_KERNEL = 69.0
-# Columns that others hold less of than this count as held so far.
+# Of columns that the others hold less of than this, float64 can't say what they make of them.
 LEAST_SHARE = 1e-300
 
 
@@ -56,7 +56,7 @@ def resting_estimates(
         place, images, own = block
         costs = extension.cost.index_select(0, images)  # [p, n]
         kernel = (column[place] - costs).mul_(1.0 / epsilon).add_((own / epsilon).float()[:, None])
-        kernel.clamp_(max=MAX_LOG_KERNEL).exp_()
+        kernel.clamp_(-MAX_LOG_KERNEL, MAX_LOG_KERNEL).exp_()
         log_scaling = torch.zeros_like(kernel[:, :1])
         scale_rows(log_scaling, kernel, one, column_mass, masses[-1].float(), n_steps=N_STEPS)
         kernel *= log_scaling.exp()

@@ -34,7 +34,7 @@ def scale_rows(
     Args:
         log_scaling: [p, 1]; moved in place.
         kernel: Of the rows, [p, n].
-        taken: What the others make of every column, [p, n].
+        taken: What the others make of every column, [p, n], or alike of all.
         column_mass: [n].
         mass: What each row shall hold.
         n_steps: How many.

@@ -95,13 +95,12 @@ def search(
     if start not in ("greedy", "medoids", "best"):
         raise InputError("unknown_start", f"start={start!r}; use 'greedy', 'medoids' or 'best'")
 
-    if n_selected == candidates.n_selectable:
-        everything = candidates.allowed([]).tolist()
-        only = Exchanged(everything, objective.value(everything), True, Counts())
-        return _result(objective, only, candidates, "all", {"all": only.value})
-
     objective.forget()
     with objective.one_thread_each():
+        if n_selected == candidates.n_selectable:
+            everything = candidates.allowed([]).tolist()
+            only = Exchanged(everything, objective.value(everything), True, Counts())
+            return _result(objective, only, candidates, "all", {"all": only.value})
         return _search(objective, n_selected, start, candidates, max_swaps, patience, proof, seed)
 
 
