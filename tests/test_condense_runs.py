@@ -166,6 +166,28 @@ def test_pool_ends_where_a_worker_dies_while_another_is_started(
     assert len(errors) == 1
 
 
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (ValueError("bad value(s) in fds_to_keep"), BrokenProcessPool),
+        (InputError("epsilon_range", "epsilon must be > 0"), InputError),
+    ],
+)
+def test_errors_of_a_pool_whose_worker_died_say_so(
+    error: Exception, expected: type[Exception]
+) -> None:
+    def fail_after_a_death() -> None:
+        with workers.worker_pool(1) as pool:
+            task = pool.submit(time.sleep, 600)
+            wait_until(lambda: multiprocessing.active_children())
+            os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
+            assert isinstance(task.exception(timeout=PATIENCE_SECONDS), BrokenProcessPool)
+            raise error
+
+    with pytest.raises(expected):
+        fail_after_a_death()
+
+
 def test_repeated_run_computes_nothing(tmp_path: Path):
     features = feature_set(12, 9)
     first = condense(features, quick(), out=tmp_path)

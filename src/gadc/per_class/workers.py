@@ -90,8 +90,9 @@ def worker_pool(n_workers: int) -> Iterator[ProcessPoolExecutor]:
     with ProcessPoolExecutor(n_workers, mp_context=context, initializer=start_worker) as pool:
         try:
             yield pool
-        except OSError as error:
-            if context.has_a_dead_process:  # the pool's pipes are closed
+        except (OSError, ValueError) as error:
+            # Then the pool's pipes are closed, or their numbers are those of other files by now.
+            if context.has_a_dead_process and not isinstance(error, GadcError):
                 raise BrokenProcessPool("a worker died while another was being started") from error
             raise
         finally:
