@@ -4,14 +4,12 @@ import torch
 
 from gadc.objective.conjugate import iterated_steps, shortened, without_dropped
 from gadc.objective.extension import Extension
-from gadc.objective.row_scaling import scale_rows
+from gadc.objective.row_scaling import MAX_LOG_KERNEL, scale_rows
 
 # Before the first step of all rows: steps of a candidate's own scaling alone.
 N_OWN_STEPS = 2
-# Kernels are exponentials: within these logarithms they stay normal numbers in float32.
-MAX_LOG_KERNEL = 69.0
-# What was cut off there, and shares of the base as small, count for nothing while the scalings'
-# logarithms are within this of each other.
+# What was cut off of kernels, and shares of the base as small, count for nothing while the
+# scalings' logarithms are within this of each other.
 MAX_LOG_RANGE = 40.0
 # Iterations for a Newton step. One more changes estimates by less than they are off anyway.
 N_ITERATIONS = 3

@@ -186,7 +186,6 @@ def _estimates(
         values = costs + vacancies.rest
         going = going[values <= bar + RESTING_DOUBT * look.problem.epsilon / (extension.m - 1)]
     potentials = extension.with_newcomers(newcomers)
-    _ = extension.inverse_hessian  # computed once, before threads ask for it
 
     def stepped(places: torch.Tensor) -> tuple[torch.Tensor, ...]:
         some = vacancies.keep(places)
@@ -200,6 +199,7 @@ def _estimates(
     for _ in range(MAX_STEPS):
         if not len(going):
             break
+        _ = extension.inverse_hessian  # computed once, before threads ask for it
         values[going], potentials[going], n_off = (
             torch.cat(tensors)
             for tensors in zip(*threads.map_blocks(stepped, going.split(rows)), strict=True)

@@ -27,8 +27,6 @@ CANDIDATES_PER_GUIDE = 8
 # Beside smaller sets the linear bound rules out most, Newton's own steps cost little, and what
 # changes with one image more is too much for a neighbour to tell.
 LEAST_GUIDED = 9
-# Beside smaller sets what was seen beside another one tells too little.
-LEAST_ALIKE = 12
 # Candidates solved together: a few first, which lower the bar for the rest, then many.
 FIRST_BLOCK = 16
 BLOCK_ENTRIES = 1_000_000
@@ -100,8 +98,6 @@ class Look:
         newcomers = starts.potentials(field.pool) + moved[solved.place]
         guided = solved.potentials[solved.place]  # [p, r + 1]
         differences, shown = starts.differences(extension.base, field.pool, guided.shape[1])
-        if len(extension.base) < LEAST_ALIKE:
-            differences, shown = torch.zeros_like(differences), torch.full_like(shown, torch.nan)
         potentials = guided + differences
         potentials[:, -1] = torch.where(shown.isfinite(), potentials[:, -1], newcomers)
         narrowed = narrow(

@@ -12,13 +12,11 @@ order, and mostly too low.
 import torch
 
 from gadc.objective.extension import Extension
-from gadc.objective.row_scaling import scale_rows
+from gadc.objective.row_scaling import MAX_LOG_KERNEL, scale_rows
 from gadc.objective.threads import Threads, block_rows
 
 # Newton steps of a newcomer's scaling.
 N_STEPS = 2
-# Kernels are exponentials: within these logarithms they stay normal numbers in float32.
-MAX_LOG_KERNEL = 69.0
 # Of columns that the others hold less of than this, float64 can't say what they make of them.
 LEAST_SHARE = 1e-300
 

@@ -2,6 +2,8 @@
 
 import torch
 
+# Kernels are exponentials: within these logarithms they stay normal numbers in float32.
+MAX_LOG_KERNEL = 69.0
 # Longest step, as the logarithm of a scaling.
 MAX_LOG_STEP = 8.0
 TINY = 1e-30

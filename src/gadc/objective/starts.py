@@ -5,6 +5,9 @@ import torch
 from gadc.objective.extension import Extension
 from gadc.objective.linear_bound import best_newcomers
 
+# Beside smaller sets what was seen beside another one tells too little.
+LEAST_ALIKE = 12
+
 
 class Starts:
     """Potentials to start from.
@@ -40,7 +43,7 @@ class Starts:
             the guides' Hessians were seen to be right, [p]: see `Margins`; NaN where unknown.
         """
         found = torch.zeros(len(pool), n_rows, device=pool.device)
-        if self._differences is None:
+        if self._differences is None or len(base) < LEAST_ALIKE:
             return found, torch.full_like(found[:, 0], torch.nan)
         images, differences, shown = self._differences
         same = images[:, None] == base  # [r', m - 1]
