@@ -1,4 +1,5 @@
 import os
+from math import comb
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ from scipy.stats import ortho_group
 
 from gadc import InputError, Objective
 from gadc.exact import best_subset
-from gadc.search import Candidates, search
+from gadc.search import Candidates, multistart, search
 from gadc.search.greedy import greedy
 from gadc.search.medoids import medoids
 from gadc.search.swap import LEAST_GAIN
@@ -15,7 +16,7 @@ from golden import N_CASES, golden
 from real_data import needs_real_data
 from slow_search import slow_best_improvement, slow_greedy
 
-N_SMALL_PROBLEMS = int(os.environ.get("GADC_SMALL_PROBLEMS", "200"))
+N_SMALL_PROBLEMS = int(os.environ.get("GADC_SMALL_PROBLEMS", "60"))
 
 
 def class_features(n: int = 120, d: int = 8, seed: int = 0) -> np.ndarray:
@@ -43,22 +44,63 @@ def test_golden_never_above_the_research_codes_subset(case: int) -> None:
     assert found.objective <= problem.numbers["reference_refined_objective"]["conv"] * (1 + 2e-5)
 
 
-def test_small_problems_are_close_to_the_brute_force_optimum() -> None:
+def small_problem(rng: np.random.Generator) -> tuple[Objective, int]:
+    n, m, d = int(rng.integers(5, 15)), int(rng.integers(1, 5)), int(rng.integers(1, 6))
+    objective = Objective(
+        rng.normal(size=(n, d)) * rng.exponential(size=d),
+        confidence_loss=rng.exponential(size=n),
+        capacity=float(rng.choice([1.0, 1.05, 1.5])),
+        epsilon=float(rng.choice([0.01, 0.025, 0.1])),
+        mean_weight=float(rng.choice([0.0, 1.0, 6.0])),
+        std_weight=float(rng.choice([0.0, 1.0, 6.0])),
+    )
+    return objective, m
+
+
+def test_small_problems_are_solved_by_trying_every_subset() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        objective, m = small_problem(rng)
+        found = search(objective, m)
+        indices, value = best_subset(objective, m)
+        assert sorted(found.order.tolist()) == indices.tolist()
+        assert found.objective == pytest.approx(value, rel=1e-9)
+        assert (found.start, found.is_swap_optimal) == ("all", True)
+        assert found.counts.n_solved == comb(objective.n_images, m)
+
+
+def test_every_subset_has_what_is_kept_and_nothing_excluded() -> None:
+    objective = class_objective(14)
+    found = search(objective, 3, candidates=Candidates(14, keep=[9, 2], exclude=[0, 5]))
+    assert found.start == "all"
+    values = {j: objective.value([9, 2, j]) for j in (1, 3, 4, 6, 7, 8, 10, 11, 12, 13)}
+    best = min(values, key=values.__getitem__)
+    assert sorted(found.order[:2].tolist()) == [2, 9]  # kept images come first
+    assert (found.order[2], found.counts.n_solved) == (best, 10)
+
+
+def test_equal_subsets_are_the_first() -> None:
+    features = np.repeat(np.random.default_rng(0).normal(size=(4, 3)), 3, axis=0)
+    found = search(Objective(features, mean_weight=0.0, std_weight=0.0), 4)
+    assert sorted(found.order.tolist()) == [0, 3, 6, 9]
+
+
+@pytest.mark.parametrize("limits", [{"start": "greedy"}, {"start": "medoids"}, {"max_swaps": 2}])
+def test_small_problems_are_searched_where_a_start_or_limit_is_asked_for(
+    limits: dict[str, object],
+) -> None:
+    assert search(class_objective(14), 3, **limits).start != "all"
+
+
+def test_search_of_small_problems_is_close_to_the_optimum(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(multistart, "can_all_be_tried", lambda *_: False)
     rng = np.random.default_rng(0)
     ratios = []
     for _ in range(N_SMALL_PROBLEMS):
-        n, m, d = int(rng.integers(5, 15)), int(rng.integers(1, 5)), int(rng.integers(1, 6))
-        features = rng.normal(size=(n, d)) * rng.exponential(size=d)
-        objective = Objective(
-            features,
-            confidence_loss=rng.exponential(size=n),
-            capacity=float(rng.choice([1.0, 1.05, 1.5])),
-            epsilon=float(rng.choice([0.01, 0.025, 0.1])),
-            mean_weight=float(rng.choice([0.0, 1.0, 6.0])),
-            std_weight=float(rng.choice([0.0, 1.0, 6.0])),
-        )
-        found = search(objective, m)
-        ratios.append(found.objective / best_subset(objective, m)[1])
+        objective, m = small_problem(rng)
+        ratios.append(search(objective, m).objective / best_subset(objective, m)[1])
     share = np.mean(np.array(ratios) <= 1.02)
     print(f"within 1.02 of the optimum: {share:.1%}, worst ratio {max(ratios):.4f}")  # noqa: T201
     assert share >= 0.95

@@ -34,7 +34,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.optimize
 import torch
 from numpy.typing import NDArray
 
@@ -327,6 +326,8 @@ def _at_best_temperature(probe: LeftOutProbe, rows: NDArray[np.int64]) -> LeftOu
 
     The likelihood is concave in the inverse temperature, so its slope has one root.
     """
+    from scipy.optimize import root_scalar  # every command imports this file, few need it
+
     blocks = [probe.scores(rows[some]) for some in _blocks(len(rows), sum(probe.sums.shape))]
     scores = torch.cat([scores for scores, _ in blocks])
     log_priors = torch.cat([log_priors for _, log_priors in blocks])
@@ -343,7 +344,7 @@ def _at_best_temperature(probe: LeftOutProbe, rows: NDArray[np.int64]) -> LeftOu
         exponent = LARGEST_EXPONENT
     else:
         bracket = [LEAST_EXPONENT, LARGEST_EXPONENT]
-        exponent = float(scipy.optimize.root_scalar(slope, bracket=bracket, xtol=1e-9).root)
+        exponent = float(root_scalar(slope, bracket=bracket, xtol=1e-9).root)
     logits = 2.0**exponent * scores + log_priors
     log_likelihood = float((logits.gather(1, own)[:, 0] - logits.logsumexp(dim=1)).mean())
     return dataclasses.replace(

@@ -2,7 +2,6 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 
 from gadc.errors import InputError
@@ -37,6 +36,8 @@ def cluster(
 
     Source: Lloyd 1982; Arthur & Vassilvitskii 2007 (k-means++).
     """
+    from sklearn.cluster import KMeans  # takes seconds to import, and few commands need it
+
     n_images = len(features)
     if not 1 <= n_clusters <= n_images:
         raise InputError(

@@ -235,14 +235,26 @@ class Objective:
         """Return L(S) of each row of `subsets` [b, m], float64 [b]: every one solved from cold.
 
         The plain way, and the yardstick of `best_addition`.
+
+        Warns:
+            ConvergenceWarning: The transport of some has not converged.
         """
         sets = self._checked_subsets(subsets).reshape(-1, np.shape(subsets)[-1])
         block = max(1, SOLVED_ENTRIES // (sets.shape[1] * self.cost.shape[1]))
-        values = []
+        values, n_open = [], 0
         for some in sets.split(block):
             costs = self.cost[some].double()
-            transport = self.problem.transport_costs(costs, self.problem.solve(costs).potentials)
+            solution = self.problem.solve(costs)
+            n_open += int((~solution.converged).sum())
+            transport = self.problem.transport_costs(costs, solution.potentials)
             values.append(transport + self._rest(some))
+        if n_open:
+            warnings.warn(
+                f"the transport terms of {n_open} of {len(sets)} subsets have not converged and "
+                "count with the cost of a feasible plan; raise epsilon",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
         return np.asarray(torch.cat(values).cpu().numpy())
 
     def best_addition(

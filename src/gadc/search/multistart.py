@@ -11,6 +11,7 @@ from gadc.runtime import generator
 from gadc.search.candidates import Candidates, check_size
 from gadc.search.counts import Counts
 from gadc.search.descent import descend, descend_fully
+from gadc.search.every_subset import best_of_all, can_all_be_tried, n_subsets
 from gadc.search.greedy import grow, in_order
 from gadc.search.medoids import medoids
 from gadc.search.restarts import kick
@@ -35,7 +36,7 @@ class SearchResult:
         terms: The subset's unweighted terms, their total and the transport's lower bound.
         is_swap_optimal: No exchange of one chosen image, for one that may be chosen, lowers the
             objective.
-        start: The start that led here; `all` where there was nothing to choose.
+        start: The start that led here; `all` where every subset was tried.
         start_values: The objective of each start before exchanges.
         counts: The work done, over all starts.
     """
@@ -67,6 +68,9 @@ def search(
 ) -> SearchResult:
     """Choose `n_selected` images that minimise `objective`.
 
+    Where the class is so small that every subset can be tried in the time of a search, that is
+    done, unless `start` or `max_swaps` asks for something else.
+
     Args:
         objective: One class's objective.
         n_selected: k.
@@ -97,10 +101,12 @@ def search(
 
     objective.forget()
     with objective.one_thread_each():
-        if n_selected == candidates.n_selectable:
-            everything = candidates.allowed([]).tolist()
-            only = Exchanged(everything, objective.value(everything), True, Counts())
-            return _result(objective, only, candidates, "all", {"all": only.value})
+        is_free = start == "best" and max_swaps is None
+        if n_subsets(candidates, n_selected) == 1 or (
+            is_free and can_all_be_tried(objective, candidates, n_selected)
+        ):
+            best = best_of_all(objective, candidates, n_selected)
+            return _result(objective, best, candidates, "all", {"all": best.value})
         return _search(objective, n_selected, start, candidates, max_swaps, patience, proof, seed)
 
 

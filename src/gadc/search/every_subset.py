@@ -1,0 +1,39 @@
+"""The best subset of a class so small that all of them can be tried: no search, the optimum."""
+
+from itertools import combinations
+from math import comb
+
+import numpy as np
+
+from gadc.objective.look import TIE
+from gadc.objective.total import Objective
+from gadc.search.candidates import Candidates
+from gadc.search.counts import Counts
+from gadc.search.swap import Exchanged
+
+# Subsets times their images times columns: about as many are solved in the time of a search.
+MOST_ENTRIES = 200_000
+
+
+def n_subsets(candidates: Candidates, n_selected: int) -> int:
+    """Return the number of subsets of `n_selected` images, those to keep among them."""
+    n_kept = len(candidates.keep)
+    return comb(candidates.n_selectable - n_kept, n_selected - n_kept)
+
+
+def can_all_be_tried(objective: Objective, candidates: Candidates, n_selected: int) -> bool:
+    """Tell whether trying every subset takes no longer than searching."""
+    entries_of_one = n_selected * objective.cost.shape[1]
+    return n_subsets(candidates, n_selected) * entries_of_one <= MOST_ENTRIES
+
+
+def best_of_all(objective: Objective, candidates: Candidates, n_selected: int) -> Exchanged:
+    """Return the subset of the lowest objective, by solving every one; of equals the first."""
+    kept = candidates.keep
+    others = np.setdiff1d(candidates.allowed([]), kept).tolist()
+    added = list(combinations(others, n_selected - len(kept)))
+    subsets = np.sort(np.array([[*kept, *some] for some in added], dtype=np.int64), axis=1)
+    values = objective.values(subsets)
+    best = int(np.flatnonzero(values <= values.min() + TIE * objective.scale)[0])
+    counts = Counts(n_solved=len(subsets))
+    return Exchanged(subsets[best].tolist(), float(values[best]), True, counts)
