@@ -85,11 +85,8 @@ def test_equal_subsets_are_the_first() -> None:
     assert sorted(found.order.tolist()) == [0, 3, 6, 9]
 
 
-@pytest.mark.parametrize("limits", [{"start": "greedy"}, {"start": "medoids"}, {"max_swaps": 2}])
-def test_small_problems_are_searched_where_a_start_or_limit_is_asked_for(
-    limits: dict[str, object],
-) -> None:
-    assert search(class_objective(14), 3, **limits).start != "all"
+def test_small_problems_are_searched_where_exchanges_are_limited() -> None:
+    assert search(class_objective(14), 3, max_swaps=2).start == "medoids"
 
 
 def test_search_of_small_problems_is_close_to_the_optimum(

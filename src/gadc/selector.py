@@ -17,7 +17,7 @@ from gadc.objective.weights import as_weights
 from gadc.per_class.selection import ClassSettings, ClassTask, Partition, select_class
 from gadc.runtime import pick_device
 from gadc.search import Nested, Start
-from gadc.search.multistart import DEFAULT_PATIENCE
+from gadc.search.multistart import DEFAULT_PATIENCE, DEFAULT_START
 from gadc.search.nested import check_nested
 
 
@@ -72,7 +72,7 @@ class GeometryAwareSelector(ClassSelector):
         self,
         n_per_class: int = 10,
         *,
-        start: Start = "best",
+        start: Start = DEFAULT_START,
         max_swaps: int | None = None,
         patience: int = DEFAULT_PATIENCE,
         proof: bool = True,

@@ -70,7 +70,7 @@ def request_of(
     max_pixels: options.MaxPixels = 89_000_000,
     on_error: options.OnErrorOption = options.OnError.QUARANTINE,
     max_bad: options.MaxBad = 0.01,
-    start: selecting.StartOption = selecting.Start.BEST,
+    start: selecting.StartOption = selecting.Start.MEDOIDS,
     max_swaps: selecting.MaxSwaps = None,
     patience: selecting.Patience = 4,
     proof: selecting.Proof = True,

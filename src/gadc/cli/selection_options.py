@@ -168,7 +168,8 @@ LabelsFile = Annotated[
 StartOption = Annotated[
     Start,
     typer.Option(
-        help="Where exchanges begin: from the greedy set, from k-medoids, or from the better.",
+        help="Where exchanges begin: from k-medoids, from the greedy set, or from both, keeping the "
+        "better end.",
         rich_help_panel=SEARCH,
     ),
 ]

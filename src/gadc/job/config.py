@@ -10,7 +10,7 @@ from gadc.objective.total import DEFAULT_MEAN_WEIGHT, DEFAULT_STD_WEIGHT, Units
 from gadc.objective.transport import DEFAULT_CAPACITY, DEFAULT_RELATIVE_EPSILON
 from gadc.per_class.selection import ClassSettings, Partition
 from gadc.search import Nested, Start
-from gadc.search.multistart import DEFAULT_PATIENCE
+from gadc.search.multistart import DEFAULT_PATIENCE, DEFAULT_START
 from gadc.search.nested import check_nested
 
 Dedup = Literal["first", "keep"]
@@ -68,7 +68,7 @@ class CondenseConfig(BaseModel):
     allocate: Allocate | None = None
     allocation: dict[str, int] | None = None
     shortfall: Shortfall = "take-all"
-    start: Start = "best"
+    start: Start = DEFAULT_START
     max_swaps: int | None = Field(default=None, ge=0)
     patience: int = Field(default=DEFAULT_PATIENCE, ge=0)
     proof: bool = True

@@ -13,6 +13,9 @@ from gadc.objective.threads import Threads, block_rows
 
 # Longest step of a newcomer's potential, as the logarithm of a scaling.
 MAX_LOG_STEP = 4.0
+# About so many columns of each image of a set tell who may join it: of a large class not all are
+# looked at, which would cost more than all else of a small subset.
+COLUMNS_PER_IMAGE = 128
 # A kernel is an exponential; a larger one would overflow float32 after a step. Where it is cut off
 # the value may lie above the optimum.
 MAX_LOG_KERNEL = 80.0
@@ -23,22 +26,24 @@ def entropic_floors(
 ) -> torch.Tensor:
     """Return floors of the entropic problems' values, less what all have in common, float64 [p].
 
+    Of a class that is large for the base they are those of a part of its columns.
+
     Args:
         extension: The base, with a slack or at least one image.
         pool: The candidates [p].
         newcomers: Their potentials in some similar set [p].
         threads: Where blocks of candidates are worked on.
     """
-    problem, masses = extension.problem, extension.column_mass32
-    wanted = extension.masses[-1]
-    column = extension.column32 / problem.epsilon
+    problem, wanted = extension.problem, extension.masses[-1]
+    every = max(1, extension.cost.shape[1] // (COLUMNS_PER_IMAGE * extension.m))
+    cost, masses = extension.cost[:, ::every], extension.column_mass32[::every]
+    masses = masses * (problem.capacity / masses.sum())
+    column = extension.column32[::every] / problem.epsilon
 
     def floors(block: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         images, potentials = block
         log_scaling = potentials / problem.epsilon  # float64 [p]
-        kernel = torch.add(
-            column, extension.cost.index_select(0, images), alpha=-1.0 / problem.epsilon
-        )
+        kernel = torch.add(column, cost.index_select(0, images), alpha=-1.0 / problem.epsilon)
         kernel.add_(log_scaling.float()[:, None]).clamp_(max=MAX_LOG_KERNEL).exp_()
         # Base and slack hold the rest of every column.
         step = row_steps(kernel / (kernel + 1.0), masses, wanted.float())
@@ -46,6 +51,6 @@ def entropic_floors(
         taken = kernel.mul_(step.exp()[:, None]).add_(1.0).log_() @ masses
         return problem.epsilon * ((log_scaling + step) * wanted - taken)
 
-    rows = block_rows(extension.cost)
+    rows = block_rows(cost)
     blocks = list(zip(pool.split(rows), newcomers.split(rows), strict=True))
     return torch.cat(threads.map_blocks(floors, blocks))

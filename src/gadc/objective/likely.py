@@ -148,12 +148,10 @@ def promising(
     starts: Starts,
     threads: Threads,
 ) -> torch.Tensor:
-    """Return about the `n` best additions of `pool` [p] to the base, the best first."""
-    vacancies = Vacancies.of(look, extension, None, [pool])
-    vacancies, values, _ = _estimates(
-        look, extension, vacancies, max(N_PROMISING, 2 * n), torch.inf, starts, threads
-    )
-    return vacancies.pool[torch.argsort(values, stable=True)[:n]]
+    """Return about the `n` best additions of `pool` [p] to the base, by floors, the best first."""
+    rest, _ = look.rest_of(extension.base, pool, True)
+    floors = entropic_floors(extension, pool, starts.met(extension, pool), threads)
+    return pool[torch.argsort(floors + rest, stable=True)[:n]]
 
 
 def _estimates(

@@ -19,7 +19,7 @@ from gadc.objective.transport import DEFAULT_CAPACITY, DEFAULT_RELATIVE_EPSILON
 from gadc.search import Candidates, Nested, Start, search_nested, search_partitioned
 from gadc.search.counts import Counts
 from gadc.search.landscape import TOL as PARTITION_TOL
-from gadc.search.multistart import DEFAULT_PATIENCE
+from gadc.search.multistart import DEFAULT_PATIENCE, DEFAULT_START
 from gadc.search.nested import nested_sizes
 
 # Above this error of the subset's row masses (their sum is 1) its objective is no result.
@@ -51,7 +51,7 @@ class ClassSettings:
     """How every class is selected from; see `Objective`, `search_nested` and `is_partitioned`."""
 
     partition: Partition = "auto"
-    start: Start = "best"
+    start: Start = DEFAULT_START
     max_swaps: int | None = None
     patience: int = DEFAULT_PATIENCE
     proof: bool = True

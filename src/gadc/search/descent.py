@@ -25,9 +25,10 @@ N_WELCOME = 24
 N_NEIGHBOURS = 4
 # Of a descent that shall leave nothing.
 LAST_BREADTH = 2
-# Places looked at together, each on a core of its own; the number does not depend on the cores, so
-# that the result doesn't.
+# Places looked at together; the number does not depend on the cores, so that the result doesn't.
 PLACES_TOGETHER = 4
+# Of subsets as small as this, all at once: beside so few rows many candidates share a step's cost.
+FEW_PLACES = 12
 
 
 @dataclass(frozen=True)
@@ -83,9 +84,10 @@ def descend(
         return Descended(chosen, value, counts)
     if welcome is None:
         welcome = _most_welcome(objective, chosen, candidates, breadth * N_WELCOME)
+    n_together = FEW_PLACES if len(chosen) <= FEW_PLACES else PLACES_TOGETHER
     least_gain = LEAST_GAIN * objective.scale
     while queue and (max_swaps is None or counts.n_swaps < max_swaps):
-        places = [queue.popleft() for _ in range(min(PLACES_TOGETHER, len(queue)))]
+        places = [queue.popleft() for _ in range(min(n_together, len(queue)))]
         is_free = candidates.is_allowed(chosen)
         pools = []
         for place in places:

@@ -19,10 +19,9 @@ from gadc.search.swap import Exchanged, exchange
 
 Start = Literal["greedy", "medoids", "best"]
 
+# The way down from the greedy set is longer, and its end no better on average.
+DEFAULT_START: Start = "medoids"
 DEFAULT_PATIENCE = 4
-# Of larger subsets only the better start is descended from: the other one's way down is long, and
-# both ends are about as good.
-MOST_FOR_TWO_STARTS = 64
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def search(
     objective: Objective,
     n_selected: int,
     *,
-    start: Start = "best",
+    start: Start = DEFAULT_START,
     candidates: Candidates | None = None,
     max_swaps: int | None = None,
     patience: int = DEFAULT_PATIENCE,
@@ -69,13 +68,13 @@ def search(
     """Choose `n_selected` images that minimise `objective`.
 
     Where the class is so small that every subset can be tried in the time of a search, that is
-    done, unless `start` or `max_swaps` asks for something else.
+    done, unless `max_swaps` is given.
 
     Args:
         objective: One class's objective.
         n_selected: k.
         start: Where exchanges begin: from the greedy set, from the k-medoids set, or from both,
-            keeping the better end (`best`; of more than 64 images, from the better of both).
+            keeping the better end (`best`).
         candidates: Which images may and which must be chosen; default: any may.
         max_swaps: At most this many exchanges per start, and then no kicks; default: until none
             helps.
@@ -101,9 +100,8 @@ def search(
 
     objective.forget()
     with objective.one_thread_each():
-        is_free = start == "best" and max_swaps is None
         if n_subsets(candidates, n_selected) == 1 or (
-            is_free and can_all_be_tried(objective, candidates, n_selected)
+            max_swaps is None and can_all_be_tried(objective, candidates, n_selected)
         ):
             best = best_of_all(objective, candidates, n_selected)
             return _result(objective, best, candidates, "all", {"all": best.value})
@@ -130,14 +128,9 @@ def _search(
         starts["greedy"] = grow(objective, n_selected, candidates)
     start_values = {name: objective.value(chosen) for name, chosen in starts.items()}
 
-    order = sorted(starts, key=start_values.__getitem__)
-    if n_selected > MOST_FOR_TWO_STARTS:
-        order = order[:1]
     ends = {
-        name: descend(
-            objective, starts[name], candidates, value=start_values[name], max_swaps=max_swaps
-        )
-        for name in order
+        name: descend(objective, chosen, candidates, value=start_values[name], max_swaps=max_swaps)
+        for name, chosen in starts.items()
     }
     for end in ends.values():
         counts = counts.plus(end.counts)

@@ -9,7 +9,7 @@ import numpy as np
 from gadc.errors import InputError
 from gadc.objective.total import Objective
 from gadc.search.candidates import Candidates
-from gadc.search.multistart import DEFAULT_PATIENCE, SearchResult, Start, search
+from gadc.search.multistart import DEFAULT_PATIENCE, DEFAULT_START, SearchResult, Start, search
 
 Nested = tuple[int, ...] | Literal["halves"]
 
@@ -74,7 +74,7 @@ def search_nested(
     objective: Objective,
     sizes: Sequence[int],
     *,
-    start: Start = "best",
+    start: Start = DEFAULT_START,
     candidates: Candidates | None = None,
     max_swaps: int | None = None,
     patience: int = DEFAULT_PATIENCE,

@@ -56,14 +56,13 @@ def kick(
             break  # nothing is left to replace them by
         n_attempts += 1
         n_failed += 1
-        for _ in range(n_replaced):
-            addition = objective.likely_addition(chosen, np.setdiff1d(shortlist, chosen))
-            counts = counts.plus(addition)
-            if addition.index is None:
-                break
-            chosen.append(addition.index)
-        if len(chosen) < len(best.indices):
+        for _ in range(n_replaced - 1):
+            chosen.append(int(objective.promising(chosen, np.setdiff1d(shortlist, chosen), 1)[0]))
+        addition = objective.likely_addition(chosen, np.setdiff1d(shortlist, chosen))
+        counts = counts.plus(addition)
+        if addition.index is None:
             continue
+        chosen.append(addition.index)
         touched = [*dropped, *chosen[-n_replaced:]]
         improved = descend(
             objective,
