@@ -136,7 +136,8 @@ def test_the_best_of_a_race_is_solved(seed: int) -> None:
     group = torch.arange(len(pool)) % 7
     rest = torch.from_numpy(np.random.default_rng(seed).exponential(size=len(pool)))
     rest *= 0.01 * objective.scale
-    race = Race(torch.full_like(costs, torch.inf), group, rest)
+    start = NewtonStack(extension, pool, potentials).estimates()
+    race = Race(torch.full_like(costs, torch.inf), group, rest, start)
     raced, _ = solve(extension, pool, potentials, rule=race)
     for number in range(7):
         best = (costs + rest)[group == number].min()

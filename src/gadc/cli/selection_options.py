@@ -168,8 +168,8 @@ LabelsFile = Annotated[
 StartOption = Annotated[
     Start,
     typer.Option(
-        help="Where exchanges begin: from k-medoids, from the greedy set, or from both, keeping the "
-        "better end.",
+        help="Where exchanges begin: from k-medoids, from the greedy set, or from both, the better "
+        "end of which is kept.",
         rich_help_panel=SEARCH,
     ),
 ]

@@ -115,7 +115,7 @@ def likely(
     best = [Lowest(below, TIE * look.scale) for _ in pools]
     n_solved = [0] * len(pools)
     if len(few):
-        race = Race(below - tried.rest, tried.which, tried.rest)
+        race = Race(below - tried.rest, tried.which, tried.rest, values[few] - tried.rest)
         costs, solved = solve(
             extension, tried.pool, potentials[few], dropped=tried.dropped, rule=race
         )

@@ -29,6 +29,7 @@ class NewtonState:
     Attributes:
         value: Dual value over temperature, [b].
         share: Soft-max down every column, [b, r, n].
+        gradient: Row masses wanted minus those there, [b, r].
     """
 
     def __init__(
@@ -40,14 +41,16 @@ class NewtonState:
         temperature: torch.Tensor,
     ) -> None:
         self.costs, self.masses, self.column_masses = costs, masses, column_masses
-        self.potentials, self.temperature = potentials, temperature
+        self.temperature = temperature
         self.damping = torch.full_like(temperature, FIRST_DAMPING)
         self.radius = torch.full_like(temperature, FIRST_RADIUS)
-        self.value, self.share = self.evaluate(potentials)
+        self._be_at(potentials, *self.evaluate(potentials))
 
     def keep(self, mask: torch.Tensor) -> None:
         """Go on with the problems in `mask` alone."""
-        for name in ("costs", "potentials", "temperature", "damping", "radius", "value", "share"):
+        for name in (
+            "costs", "potentials", "temperature", "damping", "radius", "value", "share", "gradient",
+        ):  # fmt: skip
             setattr(self, name, getattr(self, name)[mask])
 
     def evaluate(self, potentials: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -67,23 +70,21 @@ class NewtonState:
         """Summed error of the row masses, [b]."""
         return self.gradient.abs().sum(1)
 
-    @property
-    def gradient(self) -> torch.Tensor:
-        """Row mass wanted minus row mass there, [b, r]."""
-        return self.masses - self.share @ self.column_masses
-
     def cool(self, mask: torch.Tensor, epsilon: float) -> None:
         """Lower the temperature of the problems in `mask`, keeping their potentials."""
         cooler = (self.temperature * COOLING).clamp(min=epsilon)
         self.temperature = torch.where(mask, cooler, self.temperature)
         self.damping = torch.where(mask, FIRST_DAMPING, self.damping)
         self.radius = torch.where(mask, FIRST_RADIUS, self.radius)
-        self.value, self.share = self.evaluate(self.potentials)
+        self._be_at(self.potentials, *self.evaluate(self.potentials))
+
+    def _be_at(self, potentials: torch.Tensor, value: torch.Tensor, share: torch.Tensor) -> None:
+        self.potentials, self.value, self.share = potentials, value, share
+        self.gradient = self.masses - share @ self.column_masses
 
     def step(self) -> None:
         """Take one damped Newton step where it raises the dual value; else damp more."""
-        gradient = self.gradient
-        there = self.masses - gradient
+        there = self.masses - self.gradient
         held = self.share * self.column_masses  # [b, r, n]
         negative_hessian = (held @ self.share.transpose(1, 2)).neg_()
         diagonal = there * (1.0 + self.damping[:, None]) + torch.finfo(torch.float64).tiny
@@ -93,7 +94,7 @@ class NewtonState:
         r = len(self.masses)
         negative_hessian += 1.0 / r**2
         negative_hessian.diagonal(dim1=1, dim2=2).add_(1e-14)
-        step = torch.linalg.solve(negative_hessian, gradient)
+        step = torch.linalg.solve(negative_hessian, self.gradient)
         length = step.amax(1) - step.amin(1)
         is_long = length > self.radius
         step *= (self.radius / length).clamp(max=1.0)[:, None]
@@ -107,9 +108,8 @@ class NewtonState:
         )
         growth = torch.where(better & is_long, 2.0, 1.0)
         self.radius *= torch.where(better, growth, torch.where(is_long, 0.5, 1.0))
-        if better.all():
-            self.potentials, self.value, self.share = proposed, value, share
-            return
-        self.potentials = torch.where(better[:, None], proposed, self.potentials)
-        self.value = torch.where(better, value, self.value)
-        self.share = torch.where(better[:, None, None], share, self.share)
+        if not better.all():
+            proposed = torch.where(better[:, None], proposed, self.potentials)
+            value = torch.where(better, value, self.value)
+            share = torch.where(better[:, None, None], share, self.share)
+        self._be_at(proposed, value, share)

@@ -66,17 +66,21 @@ class Race(Rule):
         ceilings: Of the candidates, [p].
         group: Who competes with whom: numbers from 0, [p].
         rest: What each is worth beside its cost, [p].
+        start: Estimates of the costs where they start, [p].
     """
 
-    def __init__(self, ceilings: torch.Tensor, group: torch.Tensor, rest: torch.Tensor) -> None:
+    def __init__(
+        self, ceilings: torch.Tensor, group: torch.Tensor, rest: torch.Tensor, start: torch.Tensor
+    ) -> None:
         super().__init__(ceilings)
-        self._group, self._rest = group, rest
+        self._group, self._rest, self._before = group, rest, start
         # What the best is worth of those of a group that are solved.
         self._done = ceilings.new_full((int(group.max()) + 1,), torch.inf)
-        self._before = torch.full_like(ceilings, torch.inf)
 
     def possible(self, stack: "NewtonStack", steps: torch.Tensor, n_steps: int) -> torch.Tensor:
-        """See `Rule.possible`."""
+        """See `Rule.possible`; before the first step nobody knows how far estimates will move."""
+        if n_steps == 0:
+            return torch.ones_like(self._group, dtype=torch.bool)
         estimates, error = stack.estimates(), stack.error
         done = error <= stack.extension.problem.tol
         settles = (steps.abs().amax(1) <= SHORT_STEP) & error.isfinite()
@@ -106,6 +110,11 @@ class NewtonStack:
         pool: The candidates [p].
         potentials: Where to start: base rows, slack, newcomer, [p, r + 1].
         dropped: Which image of the base each takes the place of, [p]; default: it joins them all.
+
+    Attributes:
+        there: Row masses at the present scalings, [p, r + 1].
+        missing: Those wanted minus those there, [p, r + 1]; 0 for a row that is dropped.
+        error: Summed error of the row masses, [p]; infinite where what was cut off could count.
     """
 
     def __init__(
@@ -134,7 +143,8 @@ class NewtonStack:
     def keep(self, mask: torch.Tensor) -> None:
         """Go on with the candidates in `mask` alone."""
         for name in (
-            "newcomer_costs", "newcomer", "start", "log_scaling", "scaling", "inverse", "there",
+            "newcomer_costs", "newcomer", "start", "log_scaling",
+            "scaling", "inverse", "there", "missing", "error",
         ):  # fmt: skip
             setattr(self, name, getattr(self, name)[mask])
         self.dropped = None if self.dropped is None else self.dropped[mask]
@@ -144,20 +154,8 @@ class NewtonStack:
         """Potentials [p, r + 1]; the slack's, last but one, is zero if there is one."""
         return self.start + self.extension.problem.epsilon * self.log_scaling
 
-    @property
-    def missing(self) -> torch.Tensor:
-        """Row masses wanted minus those there, [p, r + 1]; 0 for a row that is dropped."""
-        return without_dropped(self.masses - self.there, self.dropped)
-
-    @property
-    def error(self) -> torch.Tensor:
-        """Summed error of the row masses, [p]; infinite where what was cut off could count."""
-        behind = self.log_scaling[:, -1] - self.log_scaling[:, :-1].amax(1)
-        error = self.missing.abs().sum(1)
-        return torch.where(behind < LEAST_LOG_SCALING, torch.inf, error)
-
     def evaluate(self) -> None:
-        """Compute the row masses at the present scalings."""
+        """Compute the row masses at the present scalings, and what they lack."""
         extension = self.extension
         self.scaling = without_dropped(self.log_scaling.exp(), self.dropped)
         total = torch.addmm(
@@ -167,6 +165,10 @@ class NewtonStack:
         base = self.inverse @ extension.plan.T
         newcomer = (self.inverse * self.newcomer).sum(1, keepdim=True)
         self.there = torch.cat([base, newcomer], 1) * self.scaling  # [p, r + 1]
+        self.missing = without_dropped(self.masses - self.there, self.dropped)
+        behind = self.log_scaling[:, -1] - self.log_scaling[:, :-1].amax(1)
+        error = self.missing.abs().sum(1)
+        self.error = torch.where(behind < LEAST_LOG_SCALING, torch.inf, error)
 
     def negative_hessian(self) -> torch.Tensor:
         """Return it by log-scalings, float32 [p, r + 1, r + 1]; only the lower triangle is set."""
@@ -331,7 +333,7 @@ def solve(
         error = stack.error
         done = error <= extension.problem.tol
         if done.any():
-            costs[left[done]] = stack.transport_costs()[done]
+            costs[left[done]] = stack.estimates()[done]
             solved[left[done]] = stack.potentials[done]
             if done.all():
                 left = left[:0]

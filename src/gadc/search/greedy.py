@@ -12,9 +12,10 @@ from gadc.search.counts import Counts
 # they are again when the subset has grown by this share.
 N_SHORTLISTED = 48
 GROWTH = 0.25
-# Among so few images everything is exact. Of a larger subset so many are put in order exactly.
+# Among so few images a start is the exact one.
 FEW_IMAGES = 32
-MOST_EXACT = 8
+# So many images of a subset are put in order exactly.
+MOST_EXACT = 12
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,7 @@ def in_order(objective: Objective, indices: list[int], candidates: Candidates) -
         candidates: Which images must be chosen; they come first.
     """
     among = candidates.only(indices)
-    is_small = len(indices) <= FEW_IMAGES
-    n_exact = len(indices) if is_small else max(MOST_EXACT, len(among.keep))
+    n_exact = min(len(indices), max(MOST_EXACT, len(among.keep)))
     ordered = greedy(objective, n_exact, among)
     chosen, values, counts = ordered.indices, ordered.values, ordered.counts
     while len(chosen) < len(indices):
