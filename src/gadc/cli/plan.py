@@ -187,8 +187,8 @@ def _extrapolation(found: dict[str, Any]) -> str:
     if found["model"] is None:
         return "a search in cells takes a time in proportion to the images"
     return (
-        "a class takes a time in proportion to (selected x images x images to match) to the power "
-        f"{found['model']['exponent']:.2f}"
+        f"a class takes {duration(found['model']['fixed'])}, and more in proportion to "
+        "selected x images x images to match"
     )
 
 

@@ -1,16 +1,20 @@
 """How long many classes take, judged by a few that were measured."""
 
 import heapq
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# Classes of one size differ in their time by a quarter or so, by the luck of the search: a slope
-# is only believed as far as the sizes measured lie apart. This much spread (the sum of squared
-# deviations of log work) counts as much as what is assumed without any: a little less than time in
-# proportion to work, as on CIFAR-10's classes and parts of them (0.83 to 0.89).
+import numpy as np
+
+# Part of a class's time does not grow with it, because steps on small arrays cost what they cost
+# whatever their size. Classes of one size differ in their time by a quarter or so, by the luck of
+# the search, so a share is only believed as far as the sizes measured lie apart: this much spread
+# (the sum of squared deviations of log work) counts as much as what is assumed without any.
 PRIOR_SPREAD = 1.0
-PRIOR_EXPONENT = 0.9
+PRIOR_SHARE = 0.5
+# Shares that are tried, of the time at the mean of the sizes measured: from next to nothing to next
+# to all of it.
+SHARES = 1.0 / (1.0 + np.logspace(4.0, -4.0, 161))
 
 
 @dataclass(frozen=True)
@@ -35,14 +39,14 @@ class ClassSize:
 
 @dataclass(frozen=True)
 class TimeModel:
-    """seconds = coefficient * (k n t) ** exponent."""
+    """seconds = fixed + per_work * k n t."""
 
-    coefficient: float
-    exponent: float
+    fixed: float
+    per_work: float
 
     def seconds(self, size: ClassSize) -> float:
         """Return the time of one class; none if nothing is selected."""
-        return self.coefficient * size.work**self.exponent if size.work else 0.0
+        return self.fixed + self.per_work * size.work if size.work else 0.0
 
 
 @dataclass(frozen=True)
@@ -61,29 +65,29 @@ class MeasuredClass:
 
 
 def fit_time_model(measured: Sequence[MeasuredClass]) -> TimeModel:
-    """Fit the model: the exponent to all that was measured, the coefficient to whole classes.
+    """Fit the model: how time grows to all that was measured, its level to whole classes.
 
-    The exponent is a ridge regression of log seconds on log work towards `PRIOR_EXPONENT`; the
-    coefficient makes the model's sum over the whole classes (over the largest parts, if there are
-    none) what was measured.
+    The share of the fixed part has the least squared deviations of log seconds, together with its
+    own from `PRIOR_SHARE`; the level makes the model's sum over the whole classes (over the largest
+    parts, if there are none) what was measured.
 
     Args:
         measured: At least one, each with work.
     """
-    logs = [(math.log(entry.size.work), math.log(max(entry.seconds, 1e-9))) for entry in measured]
-    mean_work = sum(work for work, _ in logs) / len(logs)
-    mean_seconds = sum(seconds for _, seconds in logs) / len(logs)
-    spread = sum((work - mean_work) ** 2 for work, _ in logs)
-    joint = sum((work - mean_work) * (seconds - mean_seconds) for work, seconds in logs)
-    exponent = (joint + PRIOR_SPREAD * PRIOR_EXPONENT) / (spread + PRIOR_SPREAD)
-    most_work = max(entry.size.work for entry in measured)
-    whole = [entry for entry in measured if entry.is_whole] or [
-        entry for entry in measured if entry.size.work >= most_work / 2
-    ]
-    coefficient = sum(entry.seconds for entry in whole) / sum(
-        entry.size.work**exponent for entry in whole
-    )
-    return TimeModel(coefficient, exponent)
+    work = np.array([entry.size.work for entry in measured])
+    seconds = np.array([max(entry.seconds, 1e-9) for entry in measured])
+    typical = float(np.exp(np.log(work).mean()))
+    grown = SHARES[:, None] + (1.0 - SHARES[:, None]) * work / typical  # [shares, measured]
+    deviations = np.log(seconds) - np.log(grown)
+    deviations -= deviations.mean(1, keepdims=True)
+    loss = (deviations**2).sum(1) + PRIOR_SPREAD * (SHARES - PRIOR_SHARE) ** 2
+    best = int(loss.argmin())
+    is_whole = np.array([entry.is_whole for entry in measured])
+    if not is_whole.any():
+        is_whole = work >= work.max() / 2
+    level = float(seconds[is_whole].sum() / grown[best, is_whole].sum())
+    share = float(SHARES[best])
+    return TimeModel(level * share, level * (1.0 - share) / typical)
 
 
 def makespan(seconds: Sequence[float], n_workers: int) -> float:

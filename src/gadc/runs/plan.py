@@ -115,9 +115,9 @@ def plan_selection(request: Request, *, seconds: float = DEFAULT_SECONDS) -> dic
         "model": None
         if model is None
         else {
-            "class_seconds": "coefficient * (n_selected * n_images * n_target) ** exponent",
-            "coefficient": model.coefficient,
-            "exponent": model.exponent,
+            "class_seconds": "fixed + per_work * n_selected * n_images * n_target",
+            "fixed": model.fixed,
+            "per_work": model.per_work,
         },
         "remarks": [
             *remarks,

@@ -15,7 +15,7 @@ import numpy as np
 from gadc.errors import RunError
 from gadc.per_class.selection import ClassTask, select_class
 from gadc.per_class.workers import worker_pool
-from gadc.runs.cost_model import PRIOR_EXPONENT, ClassSize, MeasuredClass
+from gadc.runs.cost_model import ClassSize, MeasuredClass, fit_time_model
 
 PART_OF_CLASS = 4
 """A quarter of the largest class tells whether all of it can be measured."""
@@ -116,7 +116,10 @@ def _parts(tasks: Iterable[ClassTask], divisor: int) -> list[ClassTask]:
 def _seconds_of(task: ClassTask, parts: list[_Tried]) -> float:
     """Return about how long a class will take, by the slowest of what was tried; 0 for nothing."""
     return max(
-        (part.seconds * (size_of(task).work / part.size.work) ** PRIOR_EXPONENT for part in parts),
+        (
+            fit_time_model([MeasuredClass(part.size, part.seconds)]).seconds(size_of(task))
+            for part in parts
+        ),
         default=0.0,
     )
 
