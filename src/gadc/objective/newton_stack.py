@@ -369,8 +369,7 @@ def _solve_generally(
     if dropped is not None:
         stays.scatter_(1, dropped[:, None], False)
     rows = torch.cat([base[stays].reshape(len(pool), -1), pool[:, None]], 1)
-    problems = extension.cost[rows].double()
-    solution = extension.problem.solve(problems)
+    solution, costs = extension.problem.solve_subsets(extension.cost, rows)
     if not solution.converged.all():
         n_open = int((~solution.converged).sum())
         warnings.warn(
@@ -383,7 +382,4 @@ def _solve_generally(
     found = solution.potentials
     potentials = extension.potentials.expand(len(pool), -1).clone()
     potentials[:, : base.shape[1]][stays] = found[:, :n_rows].reshape(-1)
-    return (
-        extension.problem.transport_costs(problems, found),
-        torch.cat([potentials, found[:, n_rows : n_rows + 1]], 1),
-    )
+    return costs, torch.cat([potentials, found[:, n_rows : n_rows + 1]], 1)

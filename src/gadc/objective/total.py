@@ -22,7 +22,6 @@ from gadc.objective.cost import (
 from gadc.objective.guides import Guides
 from gadc.objective.look import Addition
 from gadc.objective.moments import Moments
-from gadc.objective.transport import BLOCK_ENTRIES as SOLVED_ENTRIES
 from gadc.objective.transport import (
     DEFAULT_CAPACITY,
     DEFAULT_RELATIVE_EPSILON,
@@ -240,14 +239,8 @@ class Objective:
             ConvergenceWarning: The transport of some has not converged.
         """
         sets = self._checked_subsets(subsets).reshape(-1, np.shape(subsets)[-1])
-        block = max(1, SOLVED_ENTRIES // (sets.shape[1] * self.cost.shape[1]))
-        values, n_open = [], 0
-        for some in sets.split(block):
-            costs = self.cost[some].double()
-            solution = self.problem.solve(costs)
-            n_open += int((~solution.converged).sum())
-            transport = self.problem.transport_costs(costs, solution.potentials)
-            values.append(transport + self._rest(some))
+        solution, transport = self.problem.solve_subsets(self.cost, sets)
+        n_open = int((~solution.converged).sum())
         if n_open:
             warnings.warn(
                 f"the transport terms of {n_open} of {len(sets)} subsets have not converged and "
@@ -255,7 +248,7 @@ class Objective:
                 ConvergenceWarning,
                 stacklevel=2,
             )
-        return np.asarray(torch.cat(values).cpu().numpy())
+        return np.asarray((transport + self._rest(sets)).cpu().numpy())
 
     def best_addition(
         self,

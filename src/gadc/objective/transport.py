@@ -185,6 +185,15 @@ class Solution:
     converged: torch.Tensor
     n_iter: torch.Tensor
 
+    @classmethod
+    def joined(cls, parts: list["Solution"]) -> "Solution":
+        """Return one batch of several."""
+        if len(parts) == 1:
+            return parts[0]
+        return cls(
+            *(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(cls))
+        )
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -239,14 +248,27 @@ class Problem:
         """Maximise the semi-dual of each problem, costs [b, m, n]."""
         block = max(1, BLOCK_ENTRIES // costs[0].numel())
         solved = [self._solve_block(costs[i : i + block]) for i in range(0, len(costs), block)]
-        if len(solved) == 1:
-            return solved[0]
-        return Solution(
-            *(
-                torch.cat([getattr(part, field.name) for part in solved])
-                for field in fields(Solution)
-            )
-        )
+        return Solution.joined(solved)
+
+    def solve_subsets(
+        self, cost: torch.Tensor, subsets: torch.Tensor
+    ) -> tuple[Solution, torch.Tensor]:
+        """Solve the problems of some rows of `cost` [n_images, n] each, a few at a time.
+
+        Args:
+            cost: float32.
+            subsets: The rows [b, m].
+
+        Returns:
+            The solutions and their transport costs [b].
+        """
+        block = max(1, BLOCK_ENTRIES // (subsets.shape[1] * cost.shape[1]))
+        solutions, transport = [], []
+        for some in subsets.split(block):
+            costs = cost[some].double()  # [b, m, n]
+            solutions.append(self._solve_block(costs))
+            transport.append(self.transport_costs(costs, solutions[-1].potentials))
+        return Solution.joined(solutions), torch.cat(transport)
 
     def _solve_block(self, costs: torch.Tensor) -> Solution:
         b, m, _ = costs.shape
