@@ -19,6 +19,8 @@ from gadc.objective.removal import without
 from gadc.objective.resting import resting_estimates
 from gadc.objective.starts import Starts
 from gadc.objective.threads import Threads
+from gadc.search import Candidates
+from gadc.search.greedy import greedy, grow
 from real_data import REAL_DATA, needs_real_data
 from slow_search import slow_best_addition
 
@@ -136,8 +138,7 @@ def test_the_best_of_a_race_is_solved(seed: int) -> None:
     group = torch.arange(len(pool)) % 7
     rest = torch.from_numpy(np.random.default_rng(seed).exponential(size=len(pool)))
     rest *= 0.01 * objective.scale
-    start = NewtonStack(extension, pool, potentials).estimates()
-    race = Race(torch.full_like(costs, torch.inf), group, rest, start)
+    race = Race(torch.full_like(costs, torch.inf), group, rest)
     raced, _ = solve(extension, pool, potentials, rule=race)
     for number in range(7):
         best = (costs + rest)[group == number].min()
@@ -263,6 +264,33 @@ def test_the_best_addition_of_a_large_class_is_promising(m: int) -> None:
         promising = objective.promising(base, pool, 8)
         found.append(objective.best_addition(base, pool).index in promising.tolist())
     assert sum(found) >= 10  # of clusters far apart, a few images say too little
+
+
+@pytest.mark.parametrize("weights", [None, "concentrated"])
+def test_best_additions_to_a_small_set_are_found_in_a_large_class(weights: str | None) -> None:
+    rng = np.random.default_rng(0)
+    n, found = 1500, 0
+    counted = None
+    if weights:
+        counted = np.full(n, 1e-44)
+        counted[rng.choice(n, 40, replace=False)] = 1.0
+    features = rng.normal(size=(n, 6)) + 3.0 * np.eye(6)[np.arange(n) % 6]
+    objective = Objective(features, target_weights=counted)
+    for m in (1, 2, 4):
+        base = rng.permutation(n)[:m].tolist()
+        pool = np.setdiff1d(np.arange(n), base)
+        promising = objective.promising(base, pool, 24).tolist()
+        found += objective.best_addition(base, pool).index in promising
+    assert found == 3
+
+
+def test_grown_start_is_about_the_greedy_one() -> None:
+    ratios = []
+    for seed in range(6):
+        objective = problem(seed, 150)
+        grown = grow(objective, 6, Candidates(150))
+        ratios.append(objective.value(grown) / greedy(objective, 6, Candidates(150)).values[-1])
+    assert np.mean(ratios) <= 1.03
 
 
 @pytest.mark.parametrize("m", [10, 25])

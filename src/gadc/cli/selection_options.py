@@ -41,9 +41,9 @@ class Dedup(StrEnum):
 class Start(StrEnum):
     """Where the search begins."""
 
-    BEST = "best"
-    GREEDY = "greedy"
     MEDOIDS = "medoids"
+    GREEDY = "greedy"
+    BEST = "best"
 
 
 class Partition(StrEnum):
@@ -169,7 +169,7 @@ StartOption = Annotated[
     Start,
     typer.Option(
         help="Where exchanges begin: from k-medoids, from the greedy set, or from both, the better "
-        "end of which is kept.",
+        "end of which is kept. Of tiny classes every subset is tried.",
         rich_help_panel=SEARCH,
     ),
 ]

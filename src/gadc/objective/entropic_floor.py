@@ -13,9 +13,9 @@ from gadc.objective.threads import Threads, block_rows
 
 # Longest step of a newcomer's potential, as the logarithm of a scaling.
 MAX_LOG_STEP = 4.0
-# About so many columns of each image of a set tell who may join it: of a large class not all are
-# looked at, which would cost more than all else of a small subset.
-COLUMNS_PER_IMAGE = 128
+# About so many columns of each image of a set, and so many in all, tell who may join it: of a large
+# class not all are looked at, which would cost more than all else of a small subset.
+COLUMNS_PER_IMAGE, LEAST_COLUMNS = 128, 1024
 # A kernel is an exponential; a larger one would overflow float32 after a step. Where it is cut off
 # the value may lie above the optimum.
 MAX_LOG_KERNEL = 80.0
@@ -35,10 +35,13 @@ def entropic_floors(
         threads: Where blocks of candidates are worked on.
     """
     problem, wanted = extension.problem, extension.masses[-1]
-    every = max(1, extension.cost.shape[1] // (COLUMNS_PER_IMAGE * extension.m))
-    cost, masses = extension.cost[:, ::every], extension.column_mass32[::every]
-    masses = masses * (problem.capacity / masses.sum())
-    column = extension.column32[::every] / problem.epsilon
+    cost, masses, column = extension.cost, extension.column_mass32, extension.column32
+    n_columns = max(LEAST_COLUMNS, COLUMNS_PER_IMAGE * extension.m)
+    if n_columns < len(masses) and problem.column_weights is None:
+        some = _drawn(len(masses), n_columns).to(cost.device)
+        cost, column = cost.index_select(1, some), column[some]
+        masses = masses[some] * (len(masses) / n_columns)
+    column = column / problem.epsilon
 
     def floors(block: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         images, potentials = block
@@ -54,3 +57,9 @@ def entropic_floors(
     rows = block_rows(cost)
     blocks = list(zip(pool.split(rows), newcomers.split(rows), strict=True))
     return torch.cat(threads.map_blocks(floors, blocks))
+
+
+def _drawn(n: int, n_drawn: int) -> torch.Tensor:
+    """Return some of `n` numbers in their order, the same every time."""
+    everything = torch.randperm(n, generator=torch.Generator().manual_seed(0))
+    return everything[:n_drawn].sort().values

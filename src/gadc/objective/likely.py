@@ -115,7 +115,7 @@ def likely(
     best = [Lowest(below, TIE * look.scale) for _ in pools]
     n_solved = [0] * len(pools)
     if len(few):
-        race = Race(below - tried.rest, tried.which, tried.rest, values[few] - tried.rest)
+        race = Race(below - tried.rest, tried.which, tried.rest)
         costs, solved = solve(
             extension, tried.pool, potentials[few], dropped=tried.dropped, rule=race
         )
@@ -148,10 +148,12 @@ def promising(
     starts: Starts,
     threads: Threads,
 ) -> torch.Tensor:
-    """Return about the `n` best additions of `pool` [p] to the base, by floors, the best first."""
-    rest, _ = look.rest_of(extension.base, pool, True)
-    floors = entropic_floors(extension, pool, starts.met(extension, pool), threads)
-    return pool[torch.argsort(floors + rest, stable=True)[:n]]
+    """Return about the `n` best additions of `pool` [p] to the base, the best first."""
+    vacancies = Vacancies.of(look, extension, None, [pool])
+    vacancies, values, _ = _estimates(
+        look, extension, vacancies, max(N_PROMISING, 2 * n), torch.inf, starts, threads
+    )
+    return vacancies.pool[torch.argsort(values, stable=True)[:n]]
 
 
 def _estimates(

@@ -66,21 +66,17 @@ class Race(Rule):
         ceilings: Of the candidates, [p].
         group: Who competes with whom: numbers from 0, [p].
         rest: What each is worth beside its cost, [p].
-        start: Estimates of the costs where they start, [p].
     """
 
-    def __init__(
-        self, ceilings: torch.Tensor, group: torch.Tensor, rest: torch.Tensor, start: torch.Tensor
-    ) -> None:
+    def __init__(self, ceilings: torch.Tensor, group: torch.Tensor, rest: torch.Tensor) -> None:
         super().__init__(ceilings)
-        self._group, self._rest, self._before = group, rest, start
+        self._group, self._rest = group, rest
         # What the best is worth of those of a group that are solved.
         self._done = ceilings.new_full((int(group.max()) + 1,), torch.inf)
+        self._before = torch.full_like(ceilings, torch.inf)
 
     def possible(self, stack: "NewtonStack", steps: torch.Tensor, n_steps: int) -> torch.Tensor:
-        """See `Rule.possible`; before the first step nobody knows how far estimates will move."""
-        if n_steps == 0:
-            return torch.ones_like(self._group, dtype=torch.bool)
+        """See `Rule.possible`."""
         estimates, error = stack.estimates(), stack.error
         done = error <= stack.extension.problem.tol
         settles = (steps.abs().amax(1) <= SHORT_STEP) & error.isfinite()
@@ -369,7 +365,7 @@ def _solve_generally(
     if dropped is not None:
         stays.scatter_(1, dropped[:, None], False)
     rows = torch.cat([base[stays].reshape(len(pool), -1), pool[:, None]], 1)
-    solution, costs = extension.problem.solve_subsets(extension.cost, rows)
+    solution, costs, _ = extension.problem.solve_subsets(extension.cost, rows)
     if not solution.converged.all():
         n_open = int((~solution.converged).sum())
         warnings.warn(

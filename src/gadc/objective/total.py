@@ -234,21 +234,16 @@ class Objective:
         """Return L(S) of each row of `subsets` [b, m], float64 [b]: every one solved from cold.
 
         The plain way, and the yardstick of `best_addition`.
-
-        Warns:
-            ConvergenceWarning: The transport of some has not converged.
         """
+        return self.values_and_floors(subsets)[0]
+
+    def values_and_floors(self, subsets: Array) -> tuple[np.ndarray, np.ndarray]:
+        """Return `values`, and what L(S) can't be below: less where one has not converged."""
         sets = self._checked_subsets(subsets).reshape(-1, np.shape(subsets)[-1])
-        solution, transport = self.problem.solve_subsets(self.cost, sets)
-        n_open = int((~solution.converged).sum())
-        if n_open:
-            warnings.warn(
-                f"the transport terms of {n_open} of {len(sets)} subsets have not converged and "
-                "count with the cost of a feasible plan; raise epsilon",
-                ConvergenceWarning,
-                stacklevel=2,
-            )
-        return np.asarray((transport + self._rest(sets)).cpu().numpy())
+        _, transport, least = self.problem.solve_subsets(self.cost, sets)
+        rest = self._rest(sets)
+        values, floors = torch.stack([transport + rest, least + rest]).cpu().numpy()
+        return values, floors
 
     def best_addition(
         self,

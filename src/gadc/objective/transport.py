@@ -252,7 +252,7 @@ class Problem:
 
     def solve_subsets(
         self, cost: torch.Tensor, subsets: torch.Tensor
-    ) -> tuple[Solution, torch.Tensor]:
+    ) -> tuple[Solution, torch.Tensor, torch.Tensor]:
         """Solve the problems of some rows of `cost` [n_images, n] each, a few at a time.
 
         Args:
@@ -260,15 +260,21 @@ class Problem:
             subsets: The rows [b, m].
 
         Returns:
-            The solutions and their transport costs [b].
+            The solutions, their transport costs [b], and what these can't be below [b]: where a
+            problem has not converged the linear programme's dual value.
         """
         block = max(1, BLOCK_ENTRIES // (subsets.shape[1] * cost.shape[1]))
-        solutions, transport = [], []
+        solutions, transport, least = [], [], []
         for some in subsets.split(block):
             costs = cost[some].double()  # [b, m, n]
-            solutions.append(self._solve_block(costs))
-            transport.append(self.transport_costs(costs, solutions[-1].potentials))
-        return Solution.joined(solutions), torch.cat(transport)
+            solution = self._solve_block(costs)
+            solutions.append(solution)
+            transport.append(self.transport_costs(costs, solution.potentials))
+            least.append(transport[-1].clone())
+            if not bool(solution.converged.all()):
+                is_open = ~solution.converged
+                least[-1][is_open] = self.lower_bound(costs[is_open], solution.potentials[is_open])
+        return Solution.joined(solutions), torch.cat(transport), torch.cat(least)
 
     def _solve_block(self, costs: torch.Tensor) -> Solution:
         b, m, _ = costs.shape

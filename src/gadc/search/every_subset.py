@@ -1,10 +1,12 @@
 """The best subset of a class so small that all of them can be tried: no search, the optimum."""
 
+import warnings
 from itertools import combinations
 from math import comb
 
 import numpy as np
 
+from gadc.errors import ConvergenceWarning
 from gadc.objective.look import TIE
 from gadc.objective.total import Objective
 from gadc.search.candidates import Candidates
@@ -28,12 +30,26 @@ def can_all_be_tried(objective: Objective, candidates: Candidates, n_selected: i
 
 
 def best_of_all(objective: Objective, candidates: Candidates, n_selected: int) -> Exchanged:
-    """Return the subset of the lowest objective, by solving every one; of equals the first."""
+    """Return the subset of the lowest objective, by solving every one; of equals the first.
+
+    Warns:
+        ConvergenceWarning: One that has not converged might be better.
+    """
     kept = candidates.keep
     others = np.setdiff1d(candidates.allowed([]), kept).tolist()
     added = list(combinations(others, n_selected - len(kept)))
     subsets = np.sort(np.array([[*kept, *some] for some in added], dtype=np.int64), axis=1)
-    values = objective.values(subsets)
-    best = int(np.flatnonzero(values <= values.min() + TIE * objective.scale)[0])
+    values, floors = objective.values_and_floors(subsets)
+    tie = TIE * objective.scale
+    best = int(np.flatnonzero(values <= values.min() + tie)[0])
+    n_open = int(((floors < values) & (floors < values[best] - tie)).sum())
+    if n_open and len(subsets) > 1:
+        warnings.warn(
+            f"{n_open} of {len(subsets)} subsets have not converged and might be better than the "
+            "one chosen; raise epsilon",
+            ConvergenceWarning,
+            stacklevel=2,
+        )
+    is_optimal = not n_open or len(subsets) == 1
     counts = Counts(n_solved=len(subsets))
-    return Exchanged(subsets[best].tolist(), float(values[best]), True, counts)
+    return Exchanged(subsets[best].tolist(), float(values[best]), is_optimal, counts)

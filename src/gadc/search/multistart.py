@@ -68,7 +68,7 @@ def search(
     """Choose `n_selected` images that minimise `objective`.
 
     Where the class is so small that every subset can be tried in the time of a search, that is
-    done, unless `max_swaps` is given.
+    done, whatever `start` says, unless `max_swaps` is given.
 
     Args:
         objective: One class's objective.
@@ -80,7 +80,8 @@ def search(
             helps.
         patience: Attempts in a row to leave the best local optimum that may fail; 0: none is made.
         proof: Rule out or solve every exchange at the end. In large classes that takes most of the
-            time, and seldom finds one that helps; without it nothing is said to be swap-optimal.
+            time, and seldom finds one that helps; a search without it says nothing of being
+            swap-optimal.
         seed: Chooses the images that kicks replace.
 
     Returns:
