@@ -78,7 +78,8 @@ def search(
         candidates: Which images may and which must be chosen; default: any may.
         max_swaps: At most this many exchanges per start, and then no kicks; default: until none
             helps.
-        patience: Attempts in a row to leave the best local optimum that may fail; 0: none is made.
+        patience: Attempts in a row to leave the best local optimum that may fail, twice as many
+            for more than 32 images; 0: none is made.
         proof: Rule out or solve every exchange at the end. In large classes that takes most of the
             time, and seldom finds one that helps; a search without it says nothing of being
             swap-optimal.

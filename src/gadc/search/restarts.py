@@ -10,6 +10,8 @@ from gadc.search.descent import LEAST_GAIN, N_WELCOME, Descended, descend
 N_REPLACED = (2, 3)
 # They are replaced by some of so many that look best without them.
 N_SHORTLISTED = 48
+# Of larger subsets a kick touches a smaller part: twice as many may fail.
+FEW_IMAGES = 32
 # An attempt that gains less than this share of the objective is kept, but counts as failed.
 WORTHWHILE = 3e-4
 
@@ -31,7 +33,8 @@ def kick(
         objective: What is minimised.
         best: A subset that no exchange improves, as far as a descent can tell.
         candidates: Which images may be chosen, and which must stay.
-        patience: Failed attempts in a row after which to stop; 0 returns `best`.
+        patience: Failed attempts in a row after which to stop, twice as many for more than 32
+            images; 0 returns `best`.
         generator: Chooses the places that are emptied.
 
     Returns:
@@ -42,7 +45,8 @@ def kick(
     kept = set(candidates.keep)
     counts = best.counts
     n_attempts = n_failed = 0
-    while n_failed < patience:
+    most_failed = patience if len(best.indices) <= FEW_IMAGES else 2 * patience
+    while n_failed < most_failed:
         places = [place for place, index in enumerate(best.indices) if index not in kept]
         n_replaced = min(N_REPLACED[n_attempts % len(N_REPLACED)], len(places))
         if n_replaced < 2:
