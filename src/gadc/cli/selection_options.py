@@ -185,8 +185,8 @@ Patience = Annotated[
     int,
     typer.Option(
         metavar="N",
-        help="Attempts in a row to find a better subset that may fail before the search of a "
-        "class ends; 0: the first subset that no exchange improves.",
+        help="Attempts in a row to find a better subset that may fail (twice as many where more "
+        "than 32 images are kept) before the search of a class ends; 0: none is made.",
         rich_help_panel=SEARCH,
     ),
 ]
