@@ -42,14 +42,14 @@ def best_of_all(objective: Objective, candidates: Candidates, n_selected: int) -
     values, floors = objective.values_and_floors(subsets)
     tie = TIE * objective.scale
     best = int(np.flatnonzero(values <= values.min() + tie)[0])
-    n_open = int(((floors < values) & (floors < values[best] - tie)).sum())
-    if n_open and len(subsets) > 1:
+    # The floor of one that has converged is its value, which is not below the best.
+    n_open = int((floors < values[best] - tie).sum()) if len(subsets) > 1 else 0
+    if n_open:
         warnings.warn(
             f"{n_open} of {len(subsets)} subsets have not converged and might be better than the "
             "one chosen; raise epsilon",
             ConvergenceWarning,
             stacklevel=2,
         )
-    is_optimal = not n_open or len(subsets) == 1
     counts = Counts(n_solved=len(subsets))
-    return Exchanged(subsets[best].tolist(), float(values[best]), is_optimal, counts)
+    return Exchanged(subsets[best].tolist(), float(values[best]), n_open == 0, counts)
