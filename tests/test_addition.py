@@ -7,6 +7,7 @@ from safetensors.torch import load_file
 
 from gadc import Objective
 from gadc.objective.chord import MAX_STEPS, _Chords
+from gadc.objective.differences import Seen
 from gadc.objective.entropic_floor import entropic_floors
 from gadc.objective.extension import Extension
 from gadc.objective.fast_stack import FastStack
@@ -199,7 +200,7 @@ def test_estimates_that_start_from_another_base_are_within_their_margins(m: int)
             costs, _ = solve(base, pool, base.with_newcomers(newcomers))
             solved = guides.beside(base, pool, starts, Threads(objective.cost.device))
             guided = solved.potentials[solved.place]
-            differences, shown = starts.differences(base.base, pool, guided.shape[1])
+            differences, shown = starts.differences.beside(base.base, pool, guided.shape[1])
             met = shown.isfinite()
             potentials = guided + differences
             potentials[:, -1] = torch.where(met, potentials[:, -1], newcomers)
@@ -214,7 +215,7 @@ def test_estimates_that_start_from_another_base_are_within_their_margins(m: int)
                 n_known, n_all = n_known + int(known.sum()), n_all + len(known)
             n_met += int(met.sum())
             starts.remember_differences(
-                base.base, pool, chords.ahead - guided, chords.margins.shown
+                Seen(base.base, pool, chords.ahead - guided, chords.margins.shown)
             )
     assert n_met > 0  # margins that are never known would never be wrong
     assert n_known > 0.3 * n_all

@@ -6,7 +6,9 @@ ruled out if it can't be the best by the interval of `gadc.objective.first_order
 solved by Newton's own steps.
 """
 
+import copy
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,8 +24,8 @@ from gadc.objective.threads import Threads, block_rows
 CPU_BLOCK_ENTRIES = 1 << 20
 # Steps before what is left is solved exactly: what then remains is the guides' error.
 MAX_STEPS = 3
-# Candidates that are out are dropped once this share of a block is left.
-COMPACT_BELOW = 0.7
+# Blocks are worked on in about so many queues; in each, what one step leaves goes on together.
+N_QUEUES = 4
 # A correction may lengthen a step at most by the inverse of this.
 LEAST_SHORTENING = 0.2
 # Longest step, as the logarithm of a scaling.
@@ -63,39 +65,63 @@ def narrow(
         solved: The guides of the candidates beside it.
         field: The candidates [p].
         potentials: Where to start, [p, r + 1]; overwritten by better ones.
-        shown: See `Starts.differences`, [p]; overwritten likewise.
+        shown: See `Seen`, [p], NaN where unknown; overwritten likewise.
         first: Those that set the bar for the others, bool [p].
         below: Candidates above this value are of no interest.
         threads: Where blocks of candidates are worked on.
     """
 
-    def pursue(places: torch.Tensor, bar: torch.Tensor) -> Pursued:
-        chords = _Chords(
-            extension,
-            solved,
-            solved.place[places],
-            field.pool[places],
-            potentials[places],
-            shown[places],
-        )
-        return _pursue(chords, field.keep(places), places, bar)
+    def look(chords: _Chords, bar: torch.Tensor) -> torch.Tensor:
+        """Keep those that may be the best; return what this is at most."""
+        at = chords.at
+        estimate, margin = chords.estimates()
+        estimate += field.rest[at]
+        margin += field.rest_error[at]
+        potentials[at], shown[at] = chords.ahead, chords.margins.shown
+        bar = torch.minimum(bar, (estimate + margin).nan_to_num(nan=torch.inf).amin())
+        chords.floors = (estimate - margin).nan_to_num(nan=-torch.inf)
+        chords.keep(chords.floors <= bar)
+        return bar
 
-    bar = torch.as_tensor(below, dtype=torch.float64, device=potentials.device)
+    def pursue(
+        blocks: Sequence[torch.Tensor], bar: torch.Tensor
+    ) -> tuple[list[tuple[torch.Tensor, torch.Tensor]], torch.Tensor]:
+        """Take steps with blocks of candidates until they are ruled out or nearly solved.
+
+        Returns:
+            Where those stand that are left, and their floors, and what the best of all is at most.
+        """
+        left: list[tuple[torch.Tensor, torch.Tensor]] = []
+        waiting: list[_Chords] = []
+        for number, at in enumerate(blocks, 1):
+            chords = _Chords(extension, solved, at, field.pool[at], potentials[at], shown[at])
+            bar = look(chords, bar)
+            waiting.append(chords)
+            # A step of a few takes as long as one of many.
+            if number < len(blocks) and sum(len(one.at) for one in waiting) < len(at):
+                continue
+            going, waiting = _Chords.joined(waiting), []
+            for _ in range(MAX_STEPS - 1):
+                if len(going.at):
+                    going.step()
+                    bar = look(going, bar)
+            left.append((going.at, going.floors))
+        return left, bar
+
+    start = torch.as_tensor(below, dtype=torch.float64, device=potentials.device)
     order = torch.argsort(solved.place, stable=True)
-    pursued = [pursue(block, bar) for block in _blocks(extension, order[first[order]])]
-    for block in pursued:
-        bar = torch.minimum(bar, block.bar)
+    left, lowered = pursue(_blocks(extension, order[first[order]]), start)
     blocks = _blocks(extension, order[~first[order]])
-    pursued += threads.map(lambda block: pursue(block, bar), blocks)
-    for block in pursued:
-        potentials[block.tried], shown[block.tried] = block.potentials, block.shown
-        bar = torch.minimum(bar, block.bar)
-    places, starts, floors = (
-        torch.cat([getattr(block.left, name) for block in pursued])
-        for name in ("places", "potentials", "floors")
-    )
-    possible = floors <= bar
-    return Narrowed(places[possible], starts[possible], floors[possible])
+    in_queue = -(-len(blocks) // N_QUEUES) or 1
+    queues = [blocks[i : i + in_queue] for i in range(0, len(blocks), in_queue)]
+    pursued = threads.map(lambda queue: pursue(queue, lowered), queues)
+    bars = [lowered, *(bar for _, bar in pursued)]
+    for more, _ in pursued:
+        left += more
+    places, floors = (torch.cat(tensors) for tensors in zip(*left, strict=True))
+    possible = floors <= torch.stack(bars).amin()
+    places = places[possible]
+    return Narrowed(places, potentials[places], floors[possible])
 
 
 def _blocks(extension: Extension, places: torch.Tensor) -> list[torch.Tensor]:
@@ -104,68 +130,33 @@ def _blocks(extension: Extension, places: torch.Tensor) -> list[torch.Tensor]:
     return list(places.split(block_rows(extension.cost, CPU_BLOCK_ENTRIES)))
 
 
-@dataclass(frozen=True)
-class Pursued:
-    """A block of candidates after its steps.
+class _Chords(FastStack):
+    """A block of p candidates on their way; those of one guide stand together.
+
+    Where `shown` [p], see `Seen`, says that one is unknown, all take a first step.
 
     Attributes:
-        left: Those that may still be the best.
-        bar: What the best of them is at most.
-        tried: All of them [p], as places in the field.
-        potentials: Theirs, a step ahead of what was estimated, [p, r + 1].
-        shown: See `Margins`, [p].
+        at: Where they stand in the field, [p].
+        floors: Lower bounds of their objectives, [p].
     """
 
-    left: Narrowed
-    bar: torch.Tensor
-    tried: torch.Tensor
-    potentials: torch.Tensor
-    shown: torch.Tensor
-
-
-def _pursue(chords: "_Chords", field: Field, places: torch.Tensor, bar: torch.Tensor) -> Pursued:
-    """Take steps with a block of candidates until they are ruled out or nearly solved."""
-    potentials, shown = chords.potentials, chords.margins.shown.clone()
-    left = torch.arange(len(places), device=places.device)
-    floors = field.floors
-    for n_steps in range(MAX_STEPS):
-        if not len(left):
-            break
-        if n_steps:
-            chords.step()
-        estimate, margin = chords.estimates()
-        estimate += field.rest[left]
-        margin += field.rest_error[left]
-        potentials[left], shown[left] = chords.ahead, chords.margins.shown
-        highest = (estimate + margin).nan_to_num(nan=torch.inf)
-        bar = torch.minimum(bar, highest.amin())
-        floors = (estimate - margin).nan_to_num(nan=-torch.inf)
-        possible = floors <= bar
-        # Copying the others costs more than another step with a few that are already out.
-        if n_steps == MAX_STEPS - 1 or int(possible.sum()) < COMPACT_BELOW * len(left):
-            left, floors = left[possible], floors[possible]
-            chords.keep(possible)
-    narrowed = Narrowed(places[left], potentials[left], floors)
-    return Pursued(narrowed, bar, places, potentials, shown)
-
-
-class _Chords(FastStack):
-    """A block of p candidates on their way; `place` [p], of their guides, is ascending.
-
-    Where `shown` [p], see `Starts.differences`, says that one is unknown, all take a first step.
-    """
+    # What candidates have, one by one.
+    _EACH = (
+        "start", "log_scaling", "surplus", "newcomer", "at", "place", "floors", "next_step",
+    )  # fmt: skip
 
     def __init__(
         self,
         extension: Extension,
         solved: Solved,
-        place: torch.Tensor,
+        at: torch.Tensor,
         pool: torch.Tensor,
         potentials: torch.Tensor,
         shown: torch.Tensor,
     ) -> None:
         super().__init__(extension, pool, potentials)
-        self.solved, self.place = solved, place
+        self.solved, self.at, self.place = solved, at, solved.place[at]
+        self.floors = torch.full_like(self.start, -torch.inf)
         self.margins = Margins(solved.sensitivity, shown.nan_to_num(nan=0.0))
         self._steps: list[torch.Tensor] = []  # [p, r + 1] each
         if not bool(shown.isfinite().all()):
@@ -182,10 +173,28 @@ class _Chords(FastStack):
         """Go on with the candidates in `mask` alone."""
         if bool(mask.all()):
             return
-        super().keep(mask)
         self.margins.keep(mask)
-        self.place, self.next_step = self.place[mask], self.next_step[mask]
+        for name in self._EACH:
+            setattr(self, name, getattr(self, name)[mask])
         self._steps = [step[mask] for step in self._steps]
+
+    @classmethod
+    def joined(cls, parts: Sequence["_Chords"]) -> "_Chords":
+        """Return one block of several that have been estimated as often."""
+        if len(parts) == 1:
+            return parts[0]
+        whole = copy.copy(parts[0])
+        for name in cls._EACH:
+            setattr(whole, name, torch.cat([getattr(part, name) for part in parts]))
+        whole.margins = Margins.joined([part.margins for part in parts])
+        n_steps = max(len(part._steps) for part in parts)
+        # A step of zeros corrects nothing.
+        padded = [
+            [torch.zeros_like(part.next_step)] * (n_steps - len(part._steps)) + part._steps
+            for part in parts
+        ]
+        whole._steps = [torch.cat(steps) for steps in zip(*padded, strict=True)]
+        return whole
 
     def estimates(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return estimates of the transport costs and margins within which they are, [p] each."""

@@ -64,10 +64,11 @@ class Extension:
         self.plan32 = torch.where(self.plan > LEAST_SHARE, self.plan, 0.0).float()
         self.column_mass32 = self.column_mass.float()
         self.surplus = self.base_costs - potentials[:, None] - self.column
-        priced = self.plan32 * self.surplus.float()
+        held = self.plan32 * self.column_mass32
+        priced = held * self.surplus.float()
         # [n, 2 r], and zeros: products of whole vectors are faster.
         padding = priced.new_zeros(-2 * len(priced) % PADDED, n)
-        self.plan_and_surplus = torch.cat([self.plan32, priced, padding]).T.contiguous()
+        self.held_and_surplus = torch.cat([held, priced, padding]).T.contiguous()
         self._overlaps: Overlaps | None = None
         self._inverse_hessian: torch.Tensor | None = None
         self._plan_costs: torch.Tensor | None = None

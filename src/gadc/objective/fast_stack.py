@@ -52,12 +52,6 @@ class FastStack:
             .exp_()
         )
 
-    def keep(self, mask: torch.Tensor) -> None:
-        """Go on with the candidates in `mask` alone."""
-        for name in ("start", "log_scaling", "surplus", "newcomer"):
-            setattr(self, name, getattr(self, name)[mask])
-        self.dropped = None if self.dropped is None else self.dropped[mask]
-
     @property
     def potentials(self) -> torch.Tensor:
         """All potentials, the slack's at zero if there is one, float64 [p, r + 1]."""
@@ -85,8 +79,8 @@ class FastStack:
         )
         scaling[:, -1:] = log_own.exp()
         inverse = taken.addcmul_(self.newcomer, scaling[:, -1:]).reciprocal_()
+        base = inverse @ extension.held_and_surplus[:, : scaling.shape[1] - 1]
         inverse *= extension.column_mass32
-        base = inverse @ extension.plan_and_surplus[:, : scaling.shape[1] - 1]
         newcomer = (inverse * self.newcomer).sum(1, keepdim=True)
         return scaling, inverse, self._errors(torch.cat([base, newcomer], 1), scaling)
 
@@ -113,15 +107,13 @@ class FastStack:
         """
         extension = self.extension
         scaling = self._scaling()
-        inverse = torch.addmm(
-            self.newcomer * scaling[:, -1:], scaling[:, :-1], extension.plan32
-        ).reciprocal_()
-        inverse *= extension.column_mass32
-        base = inverse @ extension.plan_and_surplus  # [p, 2 r] and zeros
+        column_sums = self.newcomer * scaling[:, -1:]
+        inverse = column_sums.addmm_(scaling[:, :-1], extension.plan32).reciprocal_()
+        base = inverse @ extension.held_and_surplus  # [p, 2 r] and zeros
         r = len(extension.potentials)
         own = inverse.mul_(self.newcomer)
-        newcomer = own.sum(1, keepdim=True)
-        surplus = own.mul_(self.surplus).sum(1) * scaling[:, -1]
+        newcomer = own @ extension.column_mass32[:, None]
+        surplus = own.mul_(self.surplus) @ extension.column_mass32 * scaling[:, -1]
         surplus += (base[:, r : 2 * r] * scaling[:, :-1]).sum(1)
         errors = self._errors(torch.cat([base[:, :r], newcomer], 1), scaling)
         rounding = ROUNDING * (surplus.abs() + extension.problem.epsilon)

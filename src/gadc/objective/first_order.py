@@ -21,6 +21,7 @@ Source: the bound is derived here; the way of reasoning is the self-concordance 
 "Self-concordant analysis for logistic regression".
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,6 +36,8 @@ SAFETY = 2.0
 FIRST_REACH = 0.03
 # A step that reduces L at least to this share shows it.
 CONTRACTION = 0.5
+# A step is not thought to show more than one that leaves this share of L.
+LEAST_SHRUNK = 0.1
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,9 @@ class Margins:
             shrunk = decrement / before
             margins *= SAFETY / (1.0 - shrunk).clamp(min=0.0).square()
             margins = torch.where(shrunk <= CONTRACTION, margins, torch.inf)
-            larger = torch.maximum(self.shown, before)
+            # What is left of L grows at most with L: it is as right further off by the same ratio.
+            reach = before * (CONTRACTION / shrunk.clamp(min=LEAST_SHRUNK))
+            larger = torch.maximum(self.shown, reach)
             self.shown = torch.where(shrunk <= CONTRACTION, larger, 0.0)
         self._decrements = decrement
         return margins
@@ -107,3 +112,11 @@ class Margins:
         self.shown = self.shown[mask]
         if self._decrements is not None:
             self._decrements = self._decrements[mask]
+
+    @classmethod
+    def joined(cls, parts: Sequence["Margins"]) -> "Margins":
+        """Return the margins of several blocks of problems; steps of all have been looked at."""
+        joined = cls(parts[0]._sensitivity, torch.cat([part.shown for part in parts]))
+        known = [part._decrements for part in parts if part._decrements is not None]
+        joined._decrements = torch.cat(known)
+        return joined

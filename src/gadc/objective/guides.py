@@ -17,14 +17,14 @@ from gadc.objective.threads import Threads
 
 # One guide for about this many images, within these bounds.
 IMAGES_PER_GUIDE = 64
-LEAST_GUIDES, MOST_GUIDES = 16, 24
+LEAST_GUIDES, MOST_GUIDES = 12, 16
 # Guides are chosen by their costs to so many columns at most.
 MOST_COLUMNS = 512
 # Guides need not be exact: to this error of the row masses, and so many Newton steps at most.
 TOL = 1e-3
 MAX_STEPS = 8
 # Guides solved together: few enough that several threads have some.
-GUIDES_TOGETHER = 12
+GUIDES_TOGETHER = 16
 # Hessians are taken no further from it, so that they serve others too.
 NEAR = 2e-2
 # A guide further from its solution has failed; those who follow it are solved on their own.

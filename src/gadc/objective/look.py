@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from gadc.objective.chord import narrow
+from gadc.objective.differences import Seen
 from gadc.objective.extension import Extension
 from gadc.objective.field import Field
 from gadc.objective.first_order import Sensitivity
@@ -97,7 +98,7 @@ class Look:
         moved = (solved.potentials[:, -1] - before[solved.which]).nan_to_num(nan=0.0)
         newcomers = starts.potentials(field.pool) + moved[solved.place]
         guided = solved.potentials[solved.place]  # [p, r + 1]
-        differences, shown = starts.differences(extension.base, field.pool, guided.shape[1])
+        differences, shown = starts.differences.beside(extension.base, field.pool, guided.shape[1])
         potentials = guided + differences
         potentials[:, -1] = torch.where(shown.isfinite(), potentials[:, -1], newcomers)
         narrowed = narrow(
@@ -111,7 +112,7 @@ class Look:
             threads=threads,
         )
         starts.remember(field.pool, potentials[:, -1])
-        starts.remember_differences(extension.base, field.pool, potentials - guided, shown)
+        starts.remember_differences(Seen(extension.base, field.pool, potentials - guided, shown))
         field = dataclasses.replace(field.keep(narrowed.places), floors=narrowed.floors)
         return self._solve(
             extension, field, narrowed.potentials, solved.sensitivity, below, len(pool)

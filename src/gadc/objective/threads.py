@@ -16,7 +16,7 @@ GPU_BLOCK_ENTRIES = 1 << 26
 CACHED_ENTRIES = 1 << 18
 # To hand fewer blocks than this to other threads, which Python lets in one at a time, takes longer
 # than to work on them.
-LEAST_BLOCKS = 8
+LEAST_BLOCKS = 16
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -23,8 +23,9 @@ N_NEAREST = 48
 N_WELCOME = 24
 # Chosen images that an exchange nearby may have given a reason to move.
 N_NEIGHBOURS = 4
-# Of a descent that shall leave nothing.
-LAST_BREADTH = 2
+# Of a descent that shall leave nothing. Its last look is at about this share of the class.
+FULL_BREADTH = 2
+WIDE_SHARE = 0.125
 # Places looked at together; the number does not depend on the cores, so that the result doesn't.
 PLACES_TOGETHER = 4
 # Of subsets as small as this, all at once: beside so few rows many candidates share a step's cost.
@@ -124,7 +125,7 @@ def descend_fully(
     value: float,
     max_swaps: int | None = None,
 ) -> Descended:
-    """Descend until a look at all places, among twice as many images, finds nothing more.
+    """Descend until looks at all places, the last at much of the class, find nothing more.
 
     An exchange can give a reason to others far off, which only this finds.
 
@@ -135,7 +136,9 @@ def descend_fully(
         value: The objective.
         max_swaps: Stop after this many exchanges; default: never.
     """
+    wide = int(WIDE_SHARE * objective.n_images) // (N_NEAREST + N_WELCOME)
     best = Descended(indices, value, Counts())
+    breadth = FULL_BREADTH
     while max_swaps is None or best.counts.n_swaps < max_swaps:
         found = descend(
             objective,
@@ -143,10 +146,14 @@ def descend_fully(
             candidates,
             value=best.value,
             max_swaps=None if max_swaps is None else max_swaps - best.counts.n_swaps,
-            breadth=LAST_BREADTH,
+            breadth=breadth,
         )
         best = Descended(found.indices, found.value, best.counts.plus(found.counts))
-        if not found.counts.n_swaps:
+        if found.counts.n_swaps:
+            breadth = FULL_BREADTH  # what follows from an exchange is mostly near it
+        elif breadth < wide:
+            breadth = wide
+        else:
             break
     return best
 

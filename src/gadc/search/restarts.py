@@ -60,7 +60,8 @@ def kick(
             break  # nothing is left to replace them by
         n_attempts += 1
         n_failed += 1
-        for _ in range(n_replaced - 1):
+        chosen.append(int(shortlist[0]))
+        for _ in range(n_replaced - 2):
             chosen.append(int(objective.promising(chosen, np.setdiff1d(shortlist, chosen), 1)[0]))
         addition = objective.likely_addition(chosen, np.setdiff1d(shortlist, chosen))
         counts = counts.plus(addition)
