@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 
 from gadc import Objective
 from gadc.objective.chord import MAX_STEPS, _Chords
-from gadc.objective.differences import Seen
+from gadc.objective.differences import Differences, Seen
 from gadc.objective.entropic_floor import entropic_floors
 from gadc.objective.extension import Extension
 from gadc.objective.fast_stack import FastStack
@@ -219,6 +219,71 @@ def test_estimates_that_start_from_another_base_are_within_their_margins(m: int)
             )
     assert n_met > 0  # margins that are never known would never be wrong
     assert n_known > 0.3 * n_all
+
+
+def test_differences_are_averages_of_what_bases_have_shown() -> None:
+    images, pool = torch.arange(13), torch.tensor([13, 15])
+    rng = np.random.default_rng(0)
+    true = torch.from_numpy(rng.normal(size=(16, 15)))  # of 13 images, the slack and the newcomer
+    seen = Differences.unknown(16, pool.device)
+    for place in range(12):
+        base = torch.cat([images[:place], images[place + 1 :]])
+        rows = torch.cat([base, torch.tensor([13, 14])])
+        noise = torch.from_numpy(rng.normal(size=(2, 14)))
+        found, shown = seen.beside(base, pool, 14)
+        if place == 0:
+            assert not found.any()
+            assert shown.isnan().all()
+        if place == 1:
+            assert not found[:, 0].any()  # of the image that was missing nothing is known
+            assert found[:, 1:].all()
+        if place > 2:
+            off = (found - true[pool][:, rows]).square().mean().sqrt()
+            assert off < 0.75 * noise.square().mean().sqrt()
+            torch.testing.assert_close(shown, torch.full((2,), place - 1.0))
+        differences = true[pool][:, rows] + noise
+        seen = seen.plus(Seen(base, pool, differences, torch.full((2,), float(place))))
+    # Of another candidate nothing is known, of another image in the base nothing but zero.
+    assert seen.beside(images[:12], torch.tensor([14]), 14)[1].isnan().all()
+    found, _ = seen.beside(torch.cat([images[:11], torch.tensor([14])]), pool, 14)
+    assert not found[:, 11].any()
+
+
+@pytest.mark.parametrize("is_known", [False, True])
+def test_blocks_of_candidates_that_join_go_on_as_before(is_known: bool) -> None:
+    objective = problem(3, 200)
+    extension, pool, newcomers = extended(objective, list(range(30)))
+    guides = Guides.among(objective._features, objective.cost)
+    starts = Starts.unknown(len(objective.cost), len(guides.images), objective.cost.device)
+    starts.met(extension, guides.images)
+    order = torch.argsort(guides.group[pool], stable=True)
+    pool, newcomers = pool[order], newcomers[order]
+    solved = guides.beside(extension, pool, starts, Threads(objective.cost.device))
+    potentials = solved.potentials[solved.place].clone()
+    potentials[:, -1] = newcomers
+    shown = torch.full((len(pool),), torch.nan)
+    if is_known:
+        shown[:70] = 0.03  # the first block takes no first step, the others do
+    blocks = torch.arange(len(pool)).split(70)
+
+    def chords() -> list[_Chords]:
+        made = [
+            _Chords(extension, solved, at, pool[at], potentials[at], shown[at]) for at in blocks
+        ]
+        for block in made:
+            block.estimates()
+            block.keep(block.at % 3 > 0)
+        return made
+
+    together, apart = _Chords.joined(chords()), chords()
+    for _ in range(3):
+        for block in [together, *apart]:
+            block.step()
+        joined = together.estimates()
+        single = [torch.cat(part) for part in zip(*(b.estimates() for b in apart), strict=True)]
+        for one, other in zip(joined, single, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5 * objective.scale)
+    assert together.at.tolist() == [at for block in apart for at in block.at.tolist()]
 
 
 @pytest.mark.parametrize("capacity", [1.0, 1.05, 1.5])

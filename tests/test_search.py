@@ -1,6 +1,8 @@
+import itertools
 import os
 import warnings
 from math import comb
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from scipy.stats import ortho_group
 from gadc import InputError, Objective
 from gadc.errors import ConvergenceWarning
 from gadc.exact import best_subset
-from gadc.search import Candidates, multistart, search
+from gadc.search import Candidates, descent, multistart, search
 from gadc.search.greedy import greedy
 from gadc.search.medoids import medoids
 from gadc.search.swap import LEAST_GAIN
@@ -291,3 +293,26 @@ def test_everything_is_put_in_the_same_order_every_time() -> None:
     objective = Objective(features)
     first, second = (search(objective, 40).order.tolist() for _ in range(2))
     assert first == second
+
+
+def test_the_last_look_of_a_full_descent_is_at_much_of_a_large_class(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    n, wide = 2400, 4
+    objective = Objective(np.random.default_rng(0).normal(size=(n, 8)))
+    start = list(range(6))
+    looks: list[tuple[int, int]] = []
+
+    def watched(*args: Any, **kwargs: Any) -> descent.Descended:
+        found = descend(*args, **kwargs)
+        looks.append((kwargs["breadth"], found.counts.n_swaps))
+        return found
+
+    descend = descent.descend
+    monkeypatch.setattr(descent, "descend", watched)
+    found = descent.descend_fully(objective, start, Candidates(n), value=objective.value(start))
+    assert found.value < objective.value(start)
+    assert looks[0][0] == descent.FULL_BREADTH
+    assert looks[-1] == (wide, 0)
+    for (_, n_swaps), (breadth, _) in itertools.pairwise(looks):
+        assert breadth == (descent.FULL_BREADTH if n_swaps else wide)

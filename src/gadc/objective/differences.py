@@ -74,7 +74,7 @@ class Differences:
 
         Returns:
             Differences of potentials, float32 [p, r + 1], 0 where unknown; and `shown` [p], NaN
-            where unknown.
+            for candidates of which nothing is known.
         """
         found = torch.zeros(len(pool), n_rows, device=pool.device)
         if not self.n_bases or len(base) < LEAST_ALIKE:

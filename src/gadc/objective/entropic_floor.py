@@ -15,7 +15,7 @@ from gadc.objective.threads import Threads, block_rows
 MAX_LOG_STEP = 4.0
 # About so many columns of each image of a set, and so many in all, tell who may join it: of a large
 # class not all are looked at, which would cost more than all else of a small subset.
-COLUMNS_PER_IMAGE, LEAST_COLUMNS = 128, 1024
+COLUMNS_PER_IMAGE, LEAST_COLUMNS = 64, 1024
 # A kernel is an exponential; a larger one would overflow float32 after a step. Where it is cut off
 # the value may lie above the optimum.
 MAX_LOG_KERNEL = 80.0
