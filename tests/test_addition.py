@@ -215,7 +215,7 @@ def test_estimates_that_start_from_another_base_are_within_their_margins(m: int)
                 n_known, n_all = n_known + int(known.sum()), n_all + len(known)
             n_met += int(met.sum())
             starts.remember_differences(
-                Seen(base.base, pool, chords.ahead - guided, chords.margins.shown)
+                Seen(base.base, pool, (chords.ahead - guided).float(), chords.margins.shown)
             )
     assert n_met > 0  # margins that are never known would never be wrong
     assert n_known > 0.3 * n_all
@@ -241,7 +241,7 @@ def test_differences_are_averages_of_what_bases_have_shown() -> None:
             off = (found - true[pool][:, rows]).square().mean().sqrt()
             assert off < 0.75 * noise.square().mean().sqrt()
             torch.testing.assert_close(shown, torch.full((2,), place - 1.0))
-        differences = true[pool][:, rows] + noise
+        differences = (true[pool][:, rows] + noise).float()
         seen = seen.plus(Seen(base, pool, differences, torch.full((2,), float(place))))
     # Of another candidate nothing is known, of another image in the base nothing but zero.
     assert seen.beside(images[:12], torch.tensor([14]), 14)[1].isnan().all()
@@ -372,7 +372,7 @@ def test_rough_estimates_are_refined(m: int) -> None:
     def errors(bar: float) -> torch.Tensor:
         starts = Starts.unknown(300, len(additions._look.guides.images), objective.cost.device)
         kept, values, _ = _estimates(
-            additions._look, whole, vacancies, 96, bar, starts, additions._threads
+            additions._look, whole, vacancies, 4, 96, bar, starts, additions._threads
         )
         potentials = whole.with_newcomers(best_newcomers(whole, kept.pool))
         costs, _ = solve(whole, kept.pool, potentials, dropped=kept.dropped)

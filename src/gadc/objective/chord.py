@@ -101,6 +101,7 @@ def narrow(
             if number < len(blocks) and sum(len(one.at) for one in waiting) < len(at):
                 continue
             going, waiting = _Chords.joined(waiting), []
+            going.keep(going.floors <= bar)  # which the last block may have lowered
             for _ in range(MAX_STEPS - 1):
                 if len(going.at):
                     going.step()
@@ -171,12 +172,13 @@ class _Chords(FastStack):
 
     def keep(self, mask: torch.Tensor) -> None:
         """Go on with the candidates in `mask` alone."""
-        if bool(mask.all()):
+        which = torch.nonzero(mask)[:, 0]
+        if len(which) == len(mask):
             return
-        self.margins.keep(mask)
+        self.margins.keep(which)
         for name in self._EACH:
-            setattr(self, name, getattr(self, name)[mask])
-        self._steps = [step[mask] for step in self._steps]
+            setattr(self, name, getattr(self, name)[which])
+        self._steps = [step[which] for step in self._steps]
 
     @classmethod
     def joined(cls, parts: Sequence["_Chords"]) -> "_Chords":

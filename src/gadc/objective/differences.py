@@ -25,8 +25,8 @@ class Seen:
         base: Its images [m - 1].
         pool: Candidates j [p].
         differences: Potentials of the base's images, the slack and j in "base + j" less those that
-            j's guide gives them, [p, r + 1].
-        shown: From how far off the guides' Hessians were right, [p]: see `Margins`.
+            j's guide gives them, float32 [p, r + 1].
+        shown: From how far off the guides' Hessians are thought right, [p]: see `Margins`.
     """
 
     base: torch.Tensor
@@ -96,7 +96,7 @@ class Differences:
             values[:, is_known] = self.values[:, where]
         columns = torch.arange(values.shape[1], device=base.device)
         columns = torch.cat([columns[: len(base)], columns[-n_others:]])
-        updated, now = values[seen.pool], seen.differences.float()
+        updated, now = values[seen.pool], seen.differences
         weight = 1.0 / min(self.n_bases + 1, MOST_AVERAGED)
         mean = updated[:, columns].lerp(now, weight)
         updated[:, columns] = torch.where(mean.isfinite(), mean, now)

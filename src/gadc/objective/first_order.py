@@ -36,7 +36,7 @@ SAFETY = 2.0
 FIRST_REACH = 0.03
 # A step that reduces L at least to this share shows it.
 CONTRACTION = 0.5
-# A step is not thought to show more than one that leaves this share of L.
+# One that reduces it further shows no more than one to this share.
 LEAST_SHRUNK = 0.1
 
 
@@ -77,7 +77,7 @@ class Margins:
 
     Args:
         sensitivity: Of these problems.
-        shown: The largest L from which a step has shown that the Hessian is right, [p]; 0: none
+        shown: The largest L from which steps have shown that the Hessian is right, [p]; 0: none
             has. Estimates further off are trusted after a step that shows it.
 
     Attributes:
@@ -100,18 +100,19 @@ class Margins:
             shrunk = decrement / before
             margins *= SAFETY / (1.0 - shrunk).clamp(min=0.0).square()
             margins = torch.where(shrunk <= CONTRACTION, margins, torch.inf)
-            # What is left of L grows at most with L: it is as right further off by the same ratio.
+            # The share of L that a step leaves is that of a Hessian which is not quite right, and
+            # one that grows in proportion to L. So it would still do from as much further off.
             reach = before * (CONTRACTION / shrunk.clamp(min=LEAST_SHRUNK))
             larger = torch.maximum(self.shown, reach)
             self.shown = torch.where(shrunk <= CONTRACTION, larger, 0.0)
         self._decrements = decrement
         return margins
 
-    def keep(self, mask: torch.Tensor) -> None:
-        """Go on with the problems in `mask` alone."""
-        self.shown = self.shown[mask]
+    def keep(self, which: torch.Tensor) -> None:
+        """Go on with the problems `which` picks alone, a mask or places."""
+        self.shown = self.shown[which]
         if self._decrements is not None:
-            self._decrements = self._decrements[mask]
+            self._decrements = self._decrements[which]
 
     @classmethod
     def joined(cls, parts: Sequence["Margins"]) -> "Margins":

@@ -24,7 +24,7 @@ MOST_COLUMNS = 512
 TOL = 1e-3
 MAX_STEPS = 8
 # Guides solved together: few enough that several threads have some.
-GUIDES_TOGETHER = 16
+GUIDES_TOGETHER = 8
 # Hessians are taken no further from it, so that they serve others too.
 NEAR = 2e-2
 # A guide further from its solution has failed; those who follow it are solved on their own.

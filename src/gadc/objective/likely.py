@@ -103,7 +103,7 @@ def likely(
     # With `below` infinite, those whose estimate is too, because there is none, are hopeful.
     bar = below + DOUBT * look.scale / (extension.m - (places is not None))
     vacancies, values, potentials = _estimates(
-        look, extension, vacancies, N_PROMISING, bar, starts, threads
+        look, extension, vacancies, N_LIKELY, N_PROMISING, bar, starts, threads
     )
     hopeful = values <= bar
     ranked = torch.argsort(values, stable=True)
@@ -151,7 +151,7 @@ def promising(
     """Return about the `n` best additions of `pool` [p] to the base, the best first."""
     vacancies = Vacancies.of(look, extension, None, [pool])
     vacancies, values, _ = _estimates(
-        look, extension, vacancies, max(N_PROMISING, 2 * n), torch.inf, starts, threads
+        look, extension, vacancies, n, max(N_PROMISING, 2 * n), torch.inf, starts, threads
     )
     return vacancies.pool[torch.argsort(values, stable=True)[:n]]
 
@@ -160,22 +160,24 @@ def _estimates(
     look: Look,
     extension: Extension,
     vacancies: Vacancies,
-    n: int,
+    n_wanted: int,
+    n_estimated: int,
     bar: float,
     starts: Starts,
     threads: Threads,
 ) -> tuple[Vacancies, torch.Tensor, torch.Tensor]:
     """Return the candidates, about their objectives [p], and their potentials [p, r + 1].
 
-    Of those that join the base, only the `n` of the lowest entropic floors. Of those that take a
-    place, only who may not be above `bar` takes a step of all rows. Rough estimates are refined
-    where they are not above it.
+    Of those that join the base, only the `n_estimated` of the lowest entropic floors. Of those that
+    take a place, only who may not be above `bar` takes a step of all rows. Rough estimates are
+    refined where they are not above it, nor, of those that join, above `n_wanted` others that
+    aren't rough.
     """
     newcomers = starts.met(extension, vacancies.pool)
-    if vacancies.dropped is None and len(vacancies.pool) > FLOORS_PAY * n:
+    if vacancies.dropped is None and len(vacancies.pool) > FLOORS_PAY * n_estimated:
         floors = entropic_floors(extension, vacancies.pool, newcomers, threads)
         order = torch.argsort(floors + vacancies.rest, stable=True)
-        lowest = order[:n].sort().values
+        lowest = order[:n_estimated].sort().values
         vacancies, newcomers = vacancies.keep(lowest), newcomers[lowest]
     values = torch.full_like(vacancies.rest, torch.inf)
     going = torch.arange(len(vacancies.pool), device=values.device)
@@ -196,6 +198,7 @@ def _estimates(
         return costs + some.rest, stack.potentials, n_off
 
     rows = block_rows(look.cost)
+    is_rough = torch.ones_like(values, dtype=torch.bool)
     for _ in range(MAX_STEPS):
         if not len(going):
             break
@@ -204,6 +207,10 @@ def _estimates(
             torch.cat(tensors)
             for tensors in zip(*threads.map_blocks(stepped, going.split(rows)), strict=True)
         )
-        going = going[(n_off > ROUGH) & (values[going] <= bar)]
+        is_rough[going] = n_off > ROUGH
+        if vacancies.dropped is None:
+            settled = values[~is_rough].sort().values
+            bar = min(bar, float(settled[n_wanted - 1])) if len(settled) >= n_wanted else bar
+        going = going[is_rough[going] & (values[going] <= bar)]
     starts.remember(vacancies.pool, potentials[:, -1])
     return vacancies, values.nan_to_num(nan=torch.inf), potentials

@@ -112,7 +112,9 @@ class Look:
             threads=threads,
         )
         starts.remember(field.pool, potentials[:, -1])
-        starts.remember_differences(Seen(extension.base, field.pool, potentials - guided, shown))
+        starts.remember_differences(
+            Seen(extension.base, field.pool, (potentials - guided).float(), shown)
+        )
         field = dataclasses.replace(field.keep(narrowed.places), floors=narrowed.floors)
         return self._solve(
             extension, field, narrowed.potentials, solved.sensitivity, below, len(pool)

@@ -21,7 +21,8 @@ class Starts:
         self._differences = Differences.unknown(len(potentials), potentials.device)
         self._seen: Seen | None = None
         self._written = torch.zeros_like(potentials, dtype=torch.bool)
-        self._written_shifts: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+        # What a copy has learnt of shifts; others need no list.
+        self._written_shifts: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] | None = None
         # Base sizes from which on the linear bound rules out too little to be worth a pass.
         self.linear_pays_below = torch.inf
 
@@ -32,9 +33,10 @@ class Starts:
         return cls(potentials, torch.full((n_guides, n_images), torch.nan, device=device))
 
     def copy(self) -> "Starts":
-        """Return one that learns by itself."""
+        """Return one that learns by itself, beside one base."""
         copied = Starts(self._potentials.clone(), self._shifts.clone())
         copied.linear_pays_below = self.linear_pays_below
+        copied._written_shifts = []
         copied._differences = self.differences
         return copied
 
@@ -43,7 +45,7 @@ class Starts:
         written = other._written
         self._potentials[written] = other._potentials[written]
         self._written |= written
-        for which, base, shift in other._written_shifts:
+        for which, base, shift in other._written_shifts or ():
             self.remember_shifts(which, base, shift)
         if other._seen is not None:
             self.remember_differences(other._seen)
@@ -85,4 +87,5 @@ class Starts:
     ) -> None:
         """Keep how they did move, [k, m - 1]."""
         self._shifts[which[:, None], base[None]] = shifts.float()
-        self._written_shifts.append((which, base, shifts))
+        if self._written_shifts is not None:
+            self._written_shifts.append((which, base, shifts))

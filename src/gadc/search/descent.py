@@ -23,7 +23,8 @@ N_NEAREST = 48
 N_WELCOME = 24
 # Chosen images that an exchange nearby may have given a reason to move.
 N_NEIGHBOURS = 4
-# Of a descent that shall leave nothing. Its last look is at about this share of the class.
+# Of a descent that shall leave nothing. Its last look is at about this share of the class, where
+# that is more: of 1,728 images and more.
 FULL_BREADTH = 2
 WIDE_SHARE = 0.125
 # Places looked at together; the number does not depend on the cores, so that the result doesn't.
