@@ -170,7 +170,7 @@ def test_estimates_are_within_their_margins(m: int) -> None:
         starts.met(extension, guides.images)
         order = torch.argsort(guides.group[pool], stable=True)
         pool, costs, newcomers = pool[order], costs[order], newcomers[order]
-        solved = guides.beside(extension, pool, starts, Threads(objective.cost.device))
+        solved = guides.beside(extension, pool, starts)
         potentials = solved.potentials[solved.place].clone()
         potentials[:, -1] = newcomers
         unknown = torch.full((len(pool),), torch.nan)
@@ -198,7 +198,7 @@ def test_estimates_that_start_from_another_base_are_within_their_margins(m: int)
             starts.met(base, guides.images)
             newcomers = starts.met(base, pool)
             costs, _ = solve(base, pool, base.with_newcomers(newcomers))
-            solved = guides.beside(base, pool, starts, Threads(objective.cost.device))
+            solved = guides.beside(base, pool, starts)
             guided = solved.potentials[solved.place]
             differences, shown = starts.differences.beside(base.base, pool, guided.shape[1])
             met = shown.isfinite()
@@ -258,7 +258,7 @@ def test_blocks_of_candidates_that_join_go_on_as_before(is_known: bool) -> None:
     starts.met(extension, guides.images)
     order = torch.argsort(guides.group[pool], stable=True)
     pool, newcomers = pool[order], newcomers[order]
-    solved = guides.beside(extension, pool, starts, Threads(objective.cost.device))
+    solved = guides.beside(extension, pool, starts)
     potentials = solved.potentials[solved.place].clone()
     potentials[:, -1] = newcomers
     shown = torch.full((len(pool),), torch.nan)

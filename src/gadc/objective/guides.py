@@ -13,7 +13,6 @@ from gadc.objective.extension import Extension
 from gadc.objective.first_order import Sensitivity
 from gadc.objective.newton_stack import NewtonStack
 from gadc.objective.starts import Starts
-from gadc.objective.threads import Threads
 
 # One guide for about this many images, within these bounds.
 IMAGES_PER_GUIDE = 64
@@ -23,8 +22,6 @@ MOST_COLUMNS = 512
 # Guides need not be exact: to this error of the row masses, and so many Newton steps at most.
 TOL = 1e-3
 MAX_STEPS = 8
-# Guides solved together: few enough that several threads have some.
-GUIDES_TOGETHER = 8
 # Hessians are taken no further from it, so that they serve others too.
 NEAR = 2e-2
 # A guide further from its solution has failed; those who follow it are solved on their own.
@@ -67,16 +64,13 @@ class Guides:
         group = squared_distances(features, features[images]).argmin(1)
         return cls(images, group)
 
-    def beside(
-        self, extension: Extension, pool: torch.Tensor, starts: Starts, threads: Threads
-    ) -> "Solved":
+    def beside(self, extension: Extension, pool: torch.Tensor, starts: Starts) -> "Solved":
         """Extend the base by each guide of the candidates `pool` [p] in turn.
 
         Args:
             extension: The base.
             pool: The candidates.
             starts: Must know the guides' own potentials; learns how the base's move.
-            threads: Where blocks of guides are worked on.
         """
         which, place = torch.unique(self.group[pool], return_inverse=True)
         n_base = len(extension.base)
@@ -84,16 +78,9 @@ class Guides:
         start = extension.with_newcomers(starts.potentials(images))
         start[:, :n_base] += starts.shifts(which, extension.base)
 
-        def solved(block: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, ...]:
-            stack, inverse, singular = _climbed(extension, *block)
-            return stack.potentials, inverse, *_sensitivity(stack, inverse, singular)
-
-        _ = extension.overlaps  # computed once, before threads ask for them
-        size = GUIDES_TOGETHER if images.device.type == "cpu" else len(which)
-        parts = threads.map(solved, zip(images.split(size), start.split(size), strict=True))
-        potentials, inverse, gradient, spread = (
-            torch.cat(tensors) for tensors in zip(*parts, strict=True)
-        )
+        stack, inverse, singular = _climbed(extension, images, start)
+        potentials = stack.potentials
+        gradient, spread = _sensitivity(stack, inverse, singular)
         shifts = potentials[:, :n_base] - extension.potentials[:n_base]
         starts.remember_shifts(which, extension.base, shifts)
         sensitivity = Sensitivity(_largest(gradient), _largest(spread))

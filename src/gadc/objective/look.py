@@ -93,7 +93,7 @@ class Look:
             potentials = extension.with_newcomers(starts.potentials(field.pool))
             return self._solve(extension, field, potentials, None, below, len(pool))
         before = starts.met(extension, self.guides.images)
-        solved = self.guides.beside(extension, field.pool, starts, threads)
+        solved = self.guides.beside(extension, field.pool, starts)
         # A candidate's own potential has probably moved like its guide's.
         moved = (solved.potentials[:, -1] - before[solved.which]).nan_to_num(nan=0.0)
         newcomers = starts.potentials(field.pool) + moved[solved.place]
