@@ -38,12 +38,10 @@ class Narrowed:
 
     Attributes:
         places: Where they stood in the field, [q].
-        potentials: Approximate solutions [q, r + 1].
         floors: Lower bounds of their objectives [q].
     """
 
     places: torch.Tensor
-    potentials: torch.Tensor
     floors: torch.Tensor
 
 
@@ -121,8 +119,7 @@ def narrow(
         left += more
     places, floors = (torch.cat(tensors) for tensors in zip(*left, strict=True))
     possible = floors <= torch.stack(bars).amin()
-    places = places[possible]
-    return Narrowed(places, potentials[places], floors[possible])
+    return Narrowed(places[possible], floors[possible])
 
 
 def _blocks(extension: Extension, places: torch.Tensor) -> list[torch.Tensor]:

@@ -117,7 +117,7 @@ class Look:
         )
         field = dataclasses.replace(field.keep(narrowed.places), floors=narrowed.floors)
         return self._solve(
-            extension, field, narrowed.potentials, solved.sensitivity, below, len(pool)
+            extension, field, potentials[narrowed.places], solved.sensitivity, below, len(pool)
         )
 
     def _guides_pay(self, extension: Extension, field: Field) -> bool:

@@ -21,8 +21,7 @@ class Starts:
         self._differences = Differences.unknown(len(potentials), potentials.device)
         self._seen: Seen | None = None
         self._written = torch.zeros_like(potentials, dtype=torch.bool)
-        # What a copy has learnt of shifts; others need no list.
-        self._written_shifts: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] | None = None
+        self._last_shifts: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
         # Base sizes from which on the linear bound rules out too little to be worth a pass.
         self.linear_pays_below = torch.inf
 
@@ -36,7 +35,6 @@ class Starts:
         """Return one that learns by itself, beside one base."""
         copied = Starts(self._potentials.clone(), self._shifts.clone())
         copied.linear_pays_below = self.linear_pays_below
-        copied._written_shifts = []
         copied._differences = self.differences
         return copied
 
@@ -45,8 +43,8 @@ class Starts:
         written = other._written
         self._potentials[written] = other._potentials[written]
         self._written |= written
-        for which, base, shift in other._written_shifts or ():
-            self.remember_shifts(which, base, shift)
+        if other._last_shifts is not None:
+            self.remember_shifts(*other._last_shifts)
         if other._seen is not None:
             self.remember_differences(other._seen)
         self.linear_pays_below = min(self.linear_pays_below, other.linear_pays_below)
@@ -87,5 +85,4 @@ class Starts:
     ) -> None:
         """Keep how they did move, [k, m - 1]."""
         self._shifts[which[:, None], base[None]] = shifts.float()
-        if self._written_shifts is not None:
-            self._written_shifts.append((which, base, shifts))
+        self._last_shifts = which, base, shifts
