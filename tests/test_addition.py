@@ -1,5 +1,7 @@
 """What rules candidates out, against the converged costs of every one of them."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -438,7 +440,11 @@ def test_exchanges_place_after_place_equal_solving_every_candidate() -> None:
         places = list(range(turn, turn + 4))
         bases = [chosen[:place] + chosen[place + 1 :] for place in places]
         pools = [np.setdiff1d(np.arange(240), base) for base in bases]
-        found = objective.best_exchanges(chosen, places, pools, below=np.inf)
+        found = list(
+            itertools.chain.from_iterable(
+                objective.best_exchanges(chosen, places, pools, below=np.inf)
+            )
+        )
         for base, addition in zip(bases, found, strict=True):
             index, value = slow_best_addition(objective, base)
             assert addition.index == index
@@ -481,7 +487,11 @@ def test_exchanges_equal_additions_to_what_stays() -> None:
     chosen = np.random.default_rng(0).permutation(300)[:30].tolist()
     pool = np.setdiff1d(np.arange(300), chosen)
     places = [0, 7, 29]
-    found = objective.best_exchanges(chosen, places, [pool] * 3, below=np.inf)
+    found = list(
+        itertools.chain.from_iterable(
+            objective.best_exchanges(chosen, places, [pool] * 3, below=np.inf)
+        )
+    )
     for place, exchange in zip(places, found, strict=True):
         alone = objective.best_addition(chosen[:place] + chosen[place + 1 :], pool)
         assert exchange.index == alone.index

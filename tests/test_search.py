@@ -1,5 +1,6 @@
 import itertools
 import os
+import sys
 import warnings
 from math import comb
 from typing import Any
@@ -316,3 +317,23 @@ def test_the_last_look_of_a_full_descent_is_at_much_of_a_large_class(
     assert looks[-1] == (wide, 0)
     for (_, n_swaps), (breadth, _) in itertools.pairwise(looks):
         assert breadth == (descent.FULL_BREADTH if n_swaps else wide)
+
+
+@pytest.mark.parametrize("platform", ["linux", "darwin"])  # the latter has threads alone
+def test_the_result_does_not_depend_on_cores(
+    platform: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "platform", platform)
+    features = np.random.default_rng(5).normal(size=(240, 6)).astype(np.float32)
+    n_threads = torch.get_num_threads()
+    found = []
+    try:
+        for n in (1, 2, 3):
+            torch.set_num_threads(n)
+            found.append(search(Objective(features), 30))
+    finally:
+        torch.set_num_threads(n_threads)
+    for other in found[1:]:
+        assert other.order.tolist() == found[0].order.tolist()
+        assert other.counts == found[0].counts
+        assert other.gains.tolist() == found[0].gains.tolist()

@@ -1,11 +1,13 @@
 """Looks at many base sets, several at once, each starting from where the ones before ended."""
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+import contextlib
+import functools
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
 
+from gadc.forks import Fork, Item, Result, in_forks
 from gadc.objective.extension import Extension
 from gadc.objective.guides import Guides
 from gadc.objective.likely import likely, promising
@@ -19,6 +21,10 @@ Pools = Sequence[np.ndarray]
 # Bases of so small subsets are solved one by one: that costs little, and makes the linear bound,
 # which rules out most there, as tight as it can be.
 MOST_SOLVED_ALONE = 24
+# Places are looked at in lanes, each of which learns from its own: so many of them have one more.
+PLACES_PER_LANE = 25
+LEAST_LANES = 2
+MOST_LANES = 8
 
 
 class Additions:
@@ -67,30 +73,48 @@ class Additions:
 
     def best_exchanges(
         self, chosen: list[int], places: Sequence[int], pools: Pools, *, below: float
-    ) -> list[Addition]:
-        """See `Objective.best_exchanges`: each place is looked at in a thread of its own."""
+    ) -> Generator[list[Addition], None, None]:
+        """See `Objective.best_exchanges`."""
         with self._threads.one_each():
             alone = len(chosen) <= MOST_SOLVED_ALONE
             whole = None if alone else self._solved(chosen)
             if whole is not None:
-                _ = whole.overlaps  # computed once, before threads ask for them
-
-            def look_without(job: tuple[int, np.ndarray, Starts]) -> Addition:
-                place, pool, starts = job
-                if whole is None:
-                    base = self._look.extension(chosen[:place] + chosen[place + 1 :], starts)
-                else:
-                    base = without(whole, place)
-                return self._look.best(base, pool, below, starts, one)
-
-            # What one place teaches, the others of the same call don't learn: the order in which
-            # threads finish must not matter.
-            starts = [self._starts.copy() for _ in places]
+                _ = whole.overlaps  # computed once, before all lanes ask for them
             one = Threads(self._look.cost.device, 1)
-            found = self._threads.map(look_without, zip(places, pools, starts, strict=True))
-            for learnt in starts:
-                self._starts.learn(learnt)
-        return found
+
+            def lane(first: int, n_lanes: int) -> Iterator[Addition]:
+                starts = self._starts.copy()
+                for place, pool in zip(places[first::n_lanes], pools[first::n_lanes], strict=True):
+                    if whole is None:
+                        base = self._look.extension(chosen[:place] + chosen[place + 1 :], starts)
+                    else:
+                        base = without(whole, place)
+                    yield self._look.best(base, pool, below, starts, one)
+
+            # The number does not depend on the cores, so that results don't.
+            n_lanes = min(max(LEAST_LANES, len(chosen) // PLACES_PER_LANE), MOST_LANES)
+            lanes = [functools.partial(lane, first, n_lanes) for first in range(n_lanes)]
+            with contextlib.closing(self._threads.in_step(lanes)) as steps:
+                yield from steps
+
+    def apart(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+        """See `Objective.apart`."""
+        starts, whole = self._starts, self._whole
+
+        def from_here(item: Item) -> tuple[Result, Starts]:
+            self._starts, self._whole = starts.copy(), whole
+            return function(item), self._starts
+
+        with self._threads.one_each():
+            found = in_forks(from_here, items, self._threads.n_threads)
+        self._starts, self._whole = starts, whole
+        for _, learnt in found:
+            starts.learn(learnt)
+        return [result for result, _ in found]
+
+    def meanwhile(self, work: Callable[[], Result]) -> Fork[Result]:
+        """See `Objective.meanwhile`."""
+        return Fork(lambda: [work()], can_wait=self._threads.n_threads == 1)
 
     def likely_exchanges(
         self, chosen: list[int], places: Sequence[int], pools: Pools, *, below: float
@@ -98,7 +122,7 @@ class Additions:
         """See `Objective.likely_exchanges`."""
         if len(chosen) == 1 and not self._look.problem.has_slack:
             # Without its only image nothing of the subset is left to begin with.
-            return self.best_exchanges(chosen, places, pools, below=below)
+            return next(self.best_exchanges(chosen, places, pools, below=below))
         with self._threads.one_each():
             return self._likely(self._solved(chosen), places, pools, below)
 
@@ -130,7 +154,7 @@ class Additions:
                 found = promising(self._look, extension, candidates, n, self._starts, self._threads)
         return np.asarray(found.cpu().numpy())
 
-    def one_thread_each(self) -> AbstractContextManager[None]:
+    def one_thread_each(self) -> contextlib.AbstractContextManager[None]:
         """See `Objective.one_thread_each`."""
         return self._threads.one_each()
 

@@ -5,11 +5,12 @@ threads that each have steps of their own do not.
 """
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
 
 import torch
+
+from gadc.forks import Item, Lanes, Result, can_fork, in_forks, in_step, is_fork
 
 GPU_BLOCK_ENTRIES = 1 << 26
 # A megabyte in float32: a few such arrays stay in a core's cache.
@@ -17,9 +18,6 @@ CACHED_ENTRIES = 1 << 18
 # To hand fewer blocks than this to other threads, which Python lets in one at a time, takes longer
 # than to work on them.
 LEAST_BLOCKS = 16
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 def block_rows(cost: torch.Tensor, cpu_entries: int = CACHED_ENTRIES) -> int:
@@ -44,6 +42,7 @@ class Threads:
     def __init__(self, device: torch.device, n_threads: int | None = None) -> None:
         if n_threads is None:
             n_threads = torch.get_num_threads() if device.type == "cpu" else 1
+        self.n_threads = n_threads
         self._pool = ThreadPoolExecutor(n_threads) if n_threads > 1 else None
 
     @contextlib.contextmanager
@@ -61,9 +60,30 @@ class Threads:
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
         """Return `function` of each item, in order; what an item gives depends on it alone."""
-        if self._pool is None:
+        if self._pool is None or is_fork():
             return [function(item) for item in items]
         return list(self._pool.map(function, items))
+
+    def map_apart(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+        """Return what `map` does, by processes where they can be forked: of many small steps.
+
+        What the function changes may be lost.
+        """
+        if can_fork():
+            return in_forks(function, items, self.n_threads)
+        return self.map(function, items)
+
+    def in_step(self, lanes: Lanes[Result]) -> Generator[list[Result], None, None]:
+        """Yield what `gadc.forks.in_step` does, by threads where no process can be forked."""
+        if can_fork():
+            yield from in_step(lanes, self.n_threads)
+            return
+        running = [iter(lane()) for lane in lanes]
+        while True:
+            found = self.map(lambda lane: next(lane, None), running)
+            if all(result is None for result in found):
+                return
+            yield [result for result in found if result is not None]
 
     def map_blocks(
         self, function: Callable[[Item], Result], blocks: Sequence[Item]

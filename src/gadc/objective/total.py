@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Literal
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from gadc.errors import ConvergenceWarning, InputError
+from gadc.forks import Fork, Item, Result
 from gadc.objective.addition import Additions
 from gadc.objective.cost import (
     as_features,
@@ -296,16 +297,40 @@ class Objective:
         pools: Sequence[np.ndarray],
         *,
         below: float,
-    ) -> list[Addition]:
-        """Find the best image for each of several places, the others staying, on several cores.
+    ) -> Generator[list[Addition], None, None]:
+        """Find the best image for one place after another, the others staying, on several cores.
+
+        To be closed where not all are wanted.
 
         Args:
             chosen: The subset.
             places: Positions in it.
             pools: The candidates for each; see `best_addition`.
             below: Candidates that can't stay below this value are of no interest.
+
+        Yields:
+            What the next few places, in their order, are best filled with.
         """
         return self._additions.best_exchanges(chosen, places, pools, below=below)
+
+    def apart(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+        """Return `function` of each item, in order, on several cores.
+
+        Each starts from what is known now, and what it learns is known after all are done: so
+        the order in which they finish does not matter.
+
+        Args:
+            function: It may use this objective; what else it changes may be lost.
+            items: What is worked on.
+        """
+        return self._additions.apart(function, items)
+
+    def meanwhile(self, work: Callable[[], Result]) -> Fork[Result]:
+        """Return what gives the result of `work`, which goes on in a fork of this process.
+
+        Without a core for it, the work is done when it is asked for its result. To be closed.
+        """
+        return self._additions.meanwhile(work)
 
     def likely_exchanges(
         self,

@@ -87,11 +87,14 @@ def grow(objective: Objective, n_selected: int, candidates: Candidates) -> list[
 def in_order(objective: Objective, indices: list[int], candidates: Candidates) -> Order:
     """Put a subset in the order in which `greedy` would choose it, nearly, and value its prefixes.
 
+    It depends on the subset alone: what the objective knows of others is forgotten.
+
     Args:
         objective: What is minimised.
         indices: The subset.
         candidates: Which images must be chosen; they come first.
     """
+    objective.forget()
     among = candidates.only(indices)
     n_exact = min(len(indices), max(MOST_EXACT, len(among.keep)))
     ordered = greedy(objective, n_exact, among)

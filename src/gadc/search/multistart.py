@@ -12,7 +12,7 @@ from gadc.search.candidates import Candidates, check_size
 from gadc.search.counts import Counts
 from gadc.search.descent import descend, descend_fully
 from gadc.search.every_subset import best_of_all, can_all_be_tried, n_subsets
-from gadc.search.greedy import grow, in_order
+from gadc.search.greedy import Order, grow, in_order
 from gadc.search.medoids import medoids
 from gadc.search.restarts import kick
 from gadc.search.swap import Exchanged, exchange
@@ -153,18 +153,20 @@ def _search(
     if not proof:
         found = Exchanged(descended.indices, descended.value, False, descended.counts)
         return _result(objective, found, candidates, best_start, start_values)
-    best = exchange(
-        objective,
-        descended.indices,
-        candidates,
-        value=descended.value,
-        max_swaps=None
-        if max_swaps is None
-        else max(0, max_swaps - ends[best_start].counts.n_swaps),
-    )
-    best = replace(best, counts=descended.counts.plus(best.counts))
-
-    return _result(objective, best, candidates, best_start, start_values)
+    # The proof seldom finds anything; where it does, the order is made anew.
+    with objective.meanwhile(lambda: in_order(objective, descended.indices, candidates)) as order:
+        best = exchange(
+            objective,
+            descended.indices,
+            candidates,
+            value=descended.value,
+            max_swaps=None
+            if max_swaps is None
+            else max(0, max_swaps - ends[best_start].counts.n_swaps),
+        )
+        best = replace(best, counts=descended.counts.plus(best.counts))
+        in_its_order = next(order) if best.indices == descended.indices else None
+    return _result(objective, best, candidates, best_start, start_values, in_its_order)
 
 
 def _result(
@@ -173,9 +175,10 @@ def _result(
     candidates: Candidates,
     start: str,
     start_values: dict[str, float],
+    ordered: Order | None = None,
 ) -> SearchResult:
-    """Put the chosen images in greedy order."""
-    ordered = in_order(objective, best.indices, candidates)
+    """Put the chosen images in greedy order, unless that has been done."""
+    ordered = ordered or in_order(objective, best.indices, candidates)
     return SearchResult(
         order=np.array(ordered.indices, dtype=np.int64),
         gains=-np.diff(np.array(ordered.values), prepend=0.0),

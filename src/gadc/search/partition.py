@@ -226,7 +226,7 @@ class _Rounds:
             together, waiting = apart(waiting, n_together, self.whole.n_images)
             standing = Standing(self.whole, self.terms, self.losses, landscape, chosen, sums)
             work = functools.partial(exchange_in, standing=standing)
-            for here, better in zip(together, self.threads.map(work, together), strict=True):
+            for here, better in zip(together, self.threads.map_apart(work, together), strict=True):
                 places = torch.from_numpy(here.places)
                 sums = sums.without(chosen.features[places]).plus(better.features)
                 chosen.images[here.places] = better.images

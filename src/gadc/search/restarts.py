@@ -1,15 +1,21 @@
 """Kicks: leave a local optimum by replacing a few images at once, then descend again."""
 
+import functools
+from dataclasses import replace
+
 import numpy as np
 
 from gadc.objective.total import Objective
 from gadc.search.candidates import Candidates
+from gadc.search.counts import Counts
 from gadc.search.descent import LEAST_GAIN, N_WELCOME, Descended, descend
 
 # How many images a kick replaces, in turn. One is what exchange has already tried.
 N_REPLACED = (2, 3)
 # They are replaced by some of so many that look best without them.
 N_SHORTLISTED = 48
+# Attempts made at the same time, whatever the number of cores, so that results don't depend on it.
+N_TOGETHER = 2
 # Of larger subsets a kick touches a smaller part: twice as many may fail.
 FEW_IMAGES = 32
 # An attempt that gains less than this share of the objective is kept, but counts as failed.
@@ -43,44 +49,58 @@ def kick(
     Source: iterated local search, Lourenco, Martin & Stutzle 2003.
     """
     kept = set(candidates.keep)
-    counts = best.counts
     n_attempts = n_failed = 0
     most_failed = patience if len(best.indices) <= FEW_IMAGES else 2 * patience
-    while n_failed < most_failed:
+    while n_failed < most_failed and len(best.indices) - len(kept) > 1:
         places = [place for place, index in enumerate(best.indices) if index not in kept]
-        n_replaced = min(N_REPLACED[n_attempts % len(N_REPLACED)], len(places))
-        if n_replaced < 2:
-            break
-        emptied = set(generator.choice(places, n_replaced, replace=False).tolist())
-        dropped = [index for place, index in enumerate(best.indices) if place in emptied]
-        chosen = [index for place, index in enumerate(best.indices) if place not in emptied]
-        allowed = np.setdiff1d(candidates.allowed(chosen), dropped)
-        shortlist = objective.promising(chosen, allowed, N_SHORTLISTED)
-        if len(shortlist) < n_replaced:
-            break  # nothing is left to replace them by
-        n_attempts += 1
-        n_failed += 1
-        chosen.append(int(shortlist[0]))
-        for _ in range(n_replaced - 2):
-            chosen.append(int(objective.promising(chosen, np.setdiff1d(shortlist, chosen), 1)[0]))
-        addition = objective.likely_addition(chosen, np.setdiff1d(shortlist, chosen))
-        counts = counts.plus(addition)
-        if addition.index is None:
-            continue
-        chosen.append(addition.index)
-        touched = [*dropped, *chosen[-n_replaced:]]
-        improved = descend(
-            objective,
-            chosen,
-            candidates,
-            value=addition.value,
-            touched=touched,
-            welcome=shortlist[:N_WELCOME],
+        emptied = []
+        for _ in range(N_TOGETHER):
+            n_replaced = min(N_REPLACED[n_attempts % len(N_REPLACED)], len(places))
+            emptied.append(generator.choice(places, n_replaced, replace=False).tolist())
+            n_attempts += 1
+        found = objective.apart(
+            functools.partial(_refilled, objective, best.indices, candidates), emptied
         )
-        counts = counts.plus(improved.counts)
-        gain = best.value - improved.value
+        counts = best.counts
+        for attempt in found:
+            counts = counts.plus(attempt.counts)
+        better = min(found, key=lambda attempt: attempt.value)
+        gain = best.value - better.value
+        n_failed = 0 if gain > WORTHWHILE * abs(best.value) else n_failed + len(found)
         if gain > LEAST_GAIN * objective.scale:
-            if gain > WORTHWHILE * abs(best.value):
-                n_failed = 0
-            best = improved
-    return Descended(best.indices, best.value, counts)
+            best = better
+        best = replace(best, counts=counts)
+    return best
+
+
+def _refilled(
+    objective: Objective, indices: list[int], candidates: Candidates, emptied: list[int]
+) -> Descended:
+    """Fill some places of a subset with likely other images, and descend.
+
+    The objective is infinite where too few images are left.
+    """
+    dropped = [indices[place] for place in emptied]
+    chosen = [index for index in indices if index not in dropped]
+    allowed = np.setdiff1d(candidates.allowed(chosen), dropped)
+    shortlist = objective.promising(chosen, allowed, N_SHORTLISTED)
+    if len(shortlist) < len(dropped):
+        return Descended(indices, np.inf, Counts())
+    chosen.append(int(shortlist[0]))
+    for _ in range(len(dropped) - 2):
+        chosen.append(int(objective.promising(chosen, np.setdiff1d(shortlist, chosen), 1)[0]))
+    addition = objective.likely_addition(chosen, np.setdiff1d(shortlist, chosen))
+    counts = Counts().plus(addition)
+    if addition.index is None:
+        return Descended(indices, np.inf, counts)
+    chosen.append(addition.index)
+    touched = [*dropped, *chosen[-len(dropped) :]]
+    improved = descend(
+        objective,
+        chosen,
+        candidates,
+        value=addition.value,
+        touched=touched,
+        welcome=shortlist[:N_WELCOME],
+    )
+    return replace(improved, counts=counts.plus(improved.counts))

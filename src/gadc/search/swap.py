@@ -1,11 +1,13 @@
 """Exchange: replace one chosen image by another for as long as that lowers the objective."""
 
+import contextlib
 from dataclasses import dataclass
 
+from gadc.objective.look import Addition
 from gadc.objective.total import Objective
 from gadc.search.candidates import Candidates
 from gadc.search.counts import Counts
-from gadc.search.descent import LEAST_GAIN, PLACES_TOGETHER, descend_fully
+from gadc.search.descent import LEAST_GAIN, descend_fully
 
 
 @dataclass(frozen=True)
@@ -35,9 +37,9 @@ def exchange(
 ) -> Exchanged:
     """Improve `indices` by exchanges until none of the k (n - k) possible ones helps.
 
-    All places are visited in turn, and every candidate is ruled out or solved; the best improvement
-    found is taken, and a full descent follows. After a full round without one, no improving
-    exchange exists.
+    All places are visited in turn, a few at a time, and every candidate is ruled out or solved; the
+    best improvement found is taken, and a full descent follows. After a full round without one, no
+    improving exchange exists.
 
     Args:
         objective: What is minimised.
@@ -53,32 +55,47 @@ def exchange(
     kept = set(candidates.keep)
     places = [place for place, index in enumerate(chosen) if index not in kept]
     least_gain = LEAST_GAIN * objective.scale
-    n_clean = turn = 0
-    while n_clean < len(places):
+    turn = 0
+    while places:
         n_left = None if max_swaps is None else max_swaps - counts.n_swaps
         if n_left == 0:
             return Exchanged(chosen, value, False, counts)
-        n_together = min(PLACES_TOGETHER, len(places) - n_clean)
-        now = [places[(turn + i) % len(places)] for i in range(n_together)]
-        turn += n_together
-        pools = [candidates.allowed(chosen)] * n_together
-        additions = objective.best_exchanges(chosen, now, pools, below=value - least_gain)
-        for addition in additions:
+        places = places[turn:] + places[:turn]
+        found = _until_one_helps(objective, chosen, places, candidates, below=value - least_gain)
+        for addition in found:
             counts = counts.plus(addition)
-        best = min(range(n_together), key=lambda i: additions[i].value)
-        index = additions[best].index
+        best = min(range(len(found)), key=lambda i: found[i].value)
+        index = found[best].index
         if index is None:
-            n_clean += n_together
-            continue
-        chosen[now[best]] = index
+            break
+        chosen[places[best]], turn = index, len(found)
         counts = counts.plus(Counts(n_swaps=1))
-        found = descend_fully(
+        descended = descend_fully(
             objective,
             chosen,
             candidates,
-            value=additions[best].value,
+            value=found[best].value,
             max_swaps=None if n_left is None else n_left - 1,
         )
-        chosen, value, counts = found.indices, found.value, counts.plus(found.counts)
-        n_clean = 0
+        chosen, value = descended.indices, descended.value
+        counts = counts.plus(descended.counts)
     return Exchanged(chosen, value, True, counts)
+
+
+def _until_one_helps(
+    objective: Objective,
+    chosen: list[int],
+    places: list[int],
+    candidates: Candidates,
+    *,
+    below: float,
+) -> list[Addition]:
+    """Look at one place after another, until one can be better filled; return what was found."""
+    pools = [candidates.allowed(chosen)] * len(places)
+    found: list[Addition] = []
+    with contextlib.closing(objective.best_exchanges(chosen, places, pools, below=below)) as looks:
+        for additions in looks:
+            found += additions
+            if any(addition.index is not None for addition in additions):
+                break
+    return found

@@ -1,0 +1,191 @@
+"""Independent pieces of work in forks of this process.
+
+Python's lock lets one thread at a time take small steps; processes don't share it. A fork knows all
+that this process knew, so only what it finds travels.
+"""
+
+import functools
+import itertools
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from types import TracebackType
+from typing import Generic, Self, TypeVar
+
+import torch
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+# Ways to results that depend on no other lane, none of them None.
+Lanes = Sequence[Callable[[], Iterable[Result]]]
+
+_is_fork = False
+
+
+def is_fork() -> bool:
+    """Tell whether this process is one of the forks made here: it has one thread."""
+    return _is_fork
+
+
+def can_fork() -> bool:
+    """Tell whether this process may be forked: elsewhere than on Linux, libraries forbid it."""
+    is_free = not (_is_fork or multiprocessing.current_process().daemon)
+    return is_free and sys.platform == "linux"
+
+
+class Fork(Iterator[Result], Generic[Result]):
+    """What a fork of this process finds, one result after the other, while this one goes on.
+
+    Where there can be no fork, or it dies, this process does the work when results are asked for;
+    so errors show here. To be closed; it is a context manager.
+
+    Args:
+        work: Gives the results. What else it changes is lost.
+        can_wait: No fork is wanted.
+    """
+
+    def __init__(self, work: Callable[[], Iterable[Result]], *, can_wait: bool = False) -> None:
+        self._work = work
+        self._n_received = 0
+        self._here: Iterator[Result] | None = None
+        self._process: BaseProcess | None = None
+        self._receiver: Connection | None = None
+        if can_fork() and not can_wait:
+            self._start()
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("fork")
+        self._receiver, sender = context.Pipe(duplex=False)
+        process = context.Process(target=_send_all, args=(self._work, sender), daemon=True)
+        try:
+            with warnings.catch_warnings():
+                # Locks of other threads may stay locked in a fork, which has no use for them.
+                warnings.simplefilter("ignore", DeprecationWarning)
+                process.start()
+            self._process = process
+        except OSError:  # no memory, or too many processes
+            pass
+        finally:
+            sender.close()
+
+    def __next__(self) -> Result:
+        """Wait for the next result."""
+        if self._here is None and (message := self._received()) is not None:
+            results, told = message
+            for warning in told:
+                warnings.warn_explicit(*warning)
+            if not results:
+                raise StopIteration
+            self._n_received += 1
+            return results[0]
+        if self._here is None:
+            self._here = itertools.islice(self._work(), self._n_received, None)
+        return next(self._here)
+
+    def _received(self) -> "_Message[Result] | None":
+        if self._receiver is None:
+            return None
+        try:
+            message: _Message[Result] = pickle.loads(self._receiver.recv_bytes())
+        except (EOFError, OSError):
+            return None
+        return message
+
+    def close(self) -> None:
+        """End the fork, if it is still at work."""
+        if self._receiver is not None:
+            self._receiver.close()
+        if self._process is not None:
+            self._process.kill()
+            self._process.join()
+            self._process = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+# What `warnings.warn_explicit` takes; and one result or, at the end, none.
+_Told = tuple[str, type[Warning], str, int]
+_Message = tuple[list[Result], list[_Told]]
+
+
+def _send_all(work: Callable[[], Iterable[object]], sender: Connection) -> None:
+    """Be a fork: send all results, then end. Where an error is met, the end is not sent."""
+    global _is_fork
+    _is_fork = True
+    # Ctrl-C reaches the whole group; the parent decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    torch.set_num_threads(1)
+    try:
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            results = iter(work())
+            while found := list(itertools.islice(results, 1)):
+                _send(sender, found, seen)
+            _send(sender, [], seen)
+    finally:
+        os._exit(0)  # what this process does at its end is not the fork's to do
+
+
+def _send(sender: Connection, found: list[object], seen: list[warnings.WarningMessage]) -> None:
+    told = [(str(each.message), each.category, each.filename, each.lineno) for each in seen]
+    seen.clear()
+    sender.send_bytes(pickle.dumps((found, told)))
+
+
+def in_step(lanes: Lanes[Result], n_processes: int) -> Generator[list[Result], None, None]:
+    """Yield what all lanes give, one result of each at a time, until all have ended.
+
+    To be closed.
+
+    Args:
+        lanes: See there, and `Fork`.
+        n_processes: At the same time, this one among them.
+    """
+    n = max(1, min(n_processes, len(lanes)))
+
+    def share(number: int) -> Iterable[tuple[Result | None, ...]]:
+        return itertools.zip_longest(*(lane() for lane in lanes[number::n]))
+
+    forks = [Fork(functools.partial(share, number)) for number in range(1, n)]
+    try:
+        for shares in itertools.zip_longest(share(0), *forks, fillvalue=()):
+            by_lane = itertools.chain.from_iterable(itertools.zip_longest(*shares))
+            yield [result for result in by_lane if result is not None]
+    finally:
+        for fork in forks:
+            fork.close()
+
+
+def in_forks(
+    function: Callable[[Item], Result], items: Iterable[Item], n_processes: int
+) -> list[Result]:
+    """Return `function` of each item, in order, in this process and forks of it.
+
+    Args:
+        function: Of an item; what it gives, not None, depends on no other item. See `Fork`.
+        items: What is worked on.
+        n_processes: At the same time, this one among them.
+    """
+
+    def alone(item: Item) -> Iterator[Result]:
+        yield function(item)
+
+    lanes = [functools.partial(alone, item) for item in items]
+    return [result for results in in_step(lanes, n_processes) for result in results]
