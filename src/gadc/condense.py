@@ -62,8 +62,9 @@ def condense(
         keep: Ids of images that are selected in any case.
         exclude: Ids of images that may not be selected; they still count in what is matched.
         out: Folder for `subset.parquet` and the records; default: nothing is written.
-        workers: Processes, each of one thread; default: one. More than one need a main module that
-            can be imported (`if __name__ == "__main__":` in a script). On a GPU: classes at the
+        workers: Processes; default: this one and, on Linux, forks of it, as many as torch may use
+            threads. More than one, for several classes, need a main module that can be imported
+            (`if __name__ == "__main__":` in a script). On a GPU: classes at the
             same time, each in a stream of this process. With Ray, the most classes at the same
             time; default: what fits the cluster.
         engine: `local` for processes of this machine; `ray` for the machines of a cluster.
@@ -85,7 +86,7 @@ def condense(
         search: Search = (
             functools.partial(
                 select_classes,
-                n_workers=workers or 1,
+                n_workers=workers,
                 share_device=torch.device(computed_on).type == "cuda",
             )
             if cluster is None

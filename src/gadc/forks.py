@@ -4,6 +4,7 @@ Python's lock lets one thread at a time take small steps; processes don't share 
 that this process knew, so only what it finds travels.
 """
 
+import contextlib
 import functools
 import itertools
 import multiprocessing
@@ -27,6 +28,7 @@ Result = TypeVar("Result")
 Lanes = Sequence[Callable[[], Iterable[Result]]]
 
 _is_fork = False
+_n_granted: int | None = None
 
 
 def is_fork() -> bool:
@@ -38,6 +40,34 @@ def can_fork() -> bool:
     """Tell whether this process may be forked: elsewhere than on Linux, libraries forbid it."""
     is_free = not (_is_fork or multiprocessing.current_process().daemon)
     return is_free and sys.platform == "linux"
+
+
+def n_cores() -> int:
+    """Return on how many cores a search may be: as many as granted, else as torch has threads."""
+    return torch.get_num_threads() if _n_granted is None else _n_granted
+
+
+def grant_cores(n: int) -> None:
+    """Let searches be on `n` cores, while torch itself uses one thread in each.
+
+    With more threads torch splits sums differently, which changes last digits.
+    """
+    global _n_granted
+    _n_granted = n
+    torch.set_num_threads(1)
+
+
+@contextlib.contextmanager
+def on_cores(n: int) -> Iterator[None]:
+    """Grant cores for a while."""
+    global _n_granted
+    before, n_threads = _n_granted, torch.get_num_threads()
+    grant_cores(n)
+    try:
+        yield
+    finally:
+        _n_granted = before
+        torch.set_num_threads(n_threads)
 
 
 class Fork(Iterator[Result], Generic[Result]):

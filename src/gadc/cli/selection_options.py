@@ -234,9 +234,9 @@ Workers = Annotated[
     int | None,
     typer.Option(
         metavar="N",
-        help="Processes that select from classes at the same time; the result is the same for "
-        "any number. Default: one per core from 10,000 images on, else one. With --engine ray: "
-        "tasks at the same time; default: one per CPU of the cluster.",
+        help="Processes; the result is the same for any number. Where there are fewer classes, "
+        "each has several. Default: one per core, from 10,000 images on for classes at the same "
+        "time. With --engine ray: tasks at the same time; default: one per CPU of the cluster.",
         rich_help_panel=options.ENGINE,
     ),
 ]

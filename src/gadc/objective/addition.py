@@ -92,7 +92,7 @@ class Additions:
                     yield self._look.best(base, pool, below, starts, one)
 
             # The number does not depend on the cores, so that results don't.
-            n_lanes = min(max(LEAST_LANES, len(chosen) // PLACES_PER_LANE), MOST_LANES)
+            n_lanes = min(max(LEAST_LANES, len(chosen) // PLACES_PER_LANE), MOST_LANES, len(places))
             lanes = [functools.partial(lane, first, n_lanes) for first in range(n_lanes)]
             with contextlib.closing(self._threads.in_step(lanes)) as steps:
                 yield from steps
@@ -105,9 +105,11 @@ class Additions:
             self._starts, self._whole = starts.copy(), whole
             return function(item), self._starts
 
-        with self._threads.one_each():
-            found = in_forks(from_here, items, self._threads.n_threads)
-        self._starts, self._whole = starts, whole
+        try:
+            with self._threads.one_each():
+                found = in_forks(from_here, items, self._threads.n_threads)
+        finally:
+            self._starts, self._whole = starts, whole
         for _, learnt in found:
             starts.learn(learnt)
         return [result for result, _ in found]

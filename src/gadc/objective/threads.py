@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-from gadc.forks import Item, Lanes, Result, can_fork, in_forks, in_step, is_fork
+from gadc.forks import Item, Lanes, Result, can_fork, in_forks, in_step, is_fork, n_cores
 
 GPU_BLOCK_ENTRIES = 1 << 26
 # A megabyte in float32: a few such arrays stay in a core's cache.
@@ -33,7 +33,7 @@ def block_rows(cost: torch.Tensor, cpu_entries: int = CACHED_ENTRIES) -> int:
 
 
 class Threads:
-    """As many threads as torch may use now, on a CPU; one for another device, which has its own.
+    """As many threads as a search may use now, on a CPU; one for another device, with its own.
 
     Args:
         device: Where the work is done.
@@ -41,7 +41,7 @@ class Threads:
 
     def __init__(self, device: torch.device, n_threads: int | None = None) -> None:
         if n_threads is None:
-            n_threads = torch.get_num_threads() if device.type == "cpu" else 1
+            n_threads = n_cores() if device.type == "cpu" else 1
         self.n_threads = n_threads
         self._pool = ThreadPoolExecutor(n_threads) if n_threads > 1 else None
 

@@ -1,6 +1,7 @@
 """Many classes at once: on a CPU each in a process of one thread, on a GPU each in a stream."""
 
 import contextlib
+import itertools
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -22,12 +23,12 @@ from typing import Any
 import torch
 
 from gadc.errors import GadcError, RunError
+from gadc.forks import grant_cores, n_cores, on_cores
 from gadc.per_class.selection import (
     ClassSelection,
     ClassTask,
     is_partitioned,
     select_class,
-    single_thread,
 )
 
 Done = Callable[[int, ClassSelection], None]
@@ -37,7 +38,7 @@ def select_classes(
     tasks: Iterable[tuple[int, ClassTask]],
     done: Done,
     *,
-    n_workers: int,
+    n_workers: int | None,
     share_device: bool = False,
 ) -> None:
     """Select from every class, and report each when it is finished, in any order.
@@ -49,7 +50,8 @@ def select_classes(
     Args:
         tasks: Numbered classes, made one by one as they are needed.
         done: Called in this process.
-        n_workers: Processes; 1 uses none besides this one.
+        n_workers: Processes, of which a few classes have several each. None: one class after the
+            other on all of torch's threads, without processes that must start first.
         share_device: Threads of this process instead, each with a stream of its own: one class
             seldom fills a GPU, and processes would each hold a context and memory of their own.
 
@@ -57,21 +59,25 @@ def select_classes(
         GadcError: The error of a class, with its name.
         RunError: `worker_died`: a process was killed, most likely for want of memory.
     """
-    if n_workers == 1:
-        with single_thread():
-            for label, task in tasks:
+    waiting = iter(tasks)
+    first = list(itertools.islice(waiting, n_workers or 1))
+    waiting = itertools.chain(first, waiting)
+    n_at_once, n_each = shared(n_workers, len(first))
+    if n_at_once == 1:
+        with on_cores(n_each):
+            for label, task in waiting:
                 done(label, select_named(task))
         return
     workers: contextlib.AbstractContextManager[Executor] = (
-        ThreadPoolExecutor(n_workers, initializer=_start_stream)
+        ThreadPoolExecutor(n_at_once, initializer=_start_stream)
         if share_device
-        else worker_pool(n_workers)
+        else worker_pool(n_at_once, n_each)
     )
     running: dict[Future[ClassSelection], int] = {}
     try:
         with workers as pool:
             try:
-                _feed(pool, iter(tasks), running, done, n_waiting=n_workers + 1)
+                _feed(pool, waiting, running, done, n_waiting=n_at_once + 1)
             except (Exception, KeyboardInterrupt, SystemExit):
                 _drain(running, done)
                 raise
@@ -83,11 +89,26 @@ def select_classes(
         ) from error
 
 
+def shared(n_workers: int | None, n_classes: int) -> tuple[int, int]:
+    """Return how many classes are searched at once, and on how many cores each.
+
+    Args:
+        n_workers: See `select_classes`.
+        n_classes: To be searched.
+    """
+    if n_workers is None:
+        return 1, n_cores()
+    n_at_once = max(1, min(n_workers, n_classes))
+    return n_at_once, n_workers // n_at_once
+
+
 @contextlib.contextmanager
-def worker_pool(n_workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Yield a pool of fresh processes of one thread each, which end with this one."""
+def worker_pool(n_workers: int, n_each: int = 1) -> Iterator[ProcessPoolExecutor]:
+    """Yield a pool of fresh processes, each for so many cores, which end with this one."""
     context = _RememberingContext()
-    with ProcessPoolExecutor(n_workers, mp_context=context, initializer=start_worker) as pool:
+    with ProcessPoolExecutor(
+        n_workers, mp_context=context, initializer=start_worker, initargs=(n_each,)
+    ) as pool:
         try:
             yield pool
         except (OSError, ValueError) as error:
@@ -178,9 +199,9 @@ def _start_stream() -> None:
         torch.cuda.set_stream(torch.cuda.Stream())
 
 
-def start_worker() -> None:
-    """Set up a worker process: one thread, deaf to Ctrl-C, and gone when its parent is."""
-    torch.set_num_threads(1)
+def start_worker(n_each: int = 1) -> None:
+    """Set up a worker process: for so many cores, deaf to Ctrl-C, and gone when its parent is."""
+    grant_cores(n_each)
     # Ctrl-C reaches the whole group; the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -4,8 +4,9 @@ import dataclasses
 
 import numpy as np
 
+from gadc.forks import on_cores
 from gadc.job.config import CondenseConfig
-from gadc.per_class.selection import ClassTask, is_partitioned, single_thread
+from gadc.per_class.selection import ClassTask, is_partitioned
 from gadc.runs.cost_model import ClassSize, MeasuredClass
 from gadc.runs.prepared_part import PreparedPart
 from gadc.runs.selection_trial import timed_selection
@@ -42,11 +43,11 @@ class CellsPlan:
         self.whole = [label for label in labels if not self._is_in_cells[label]]
         self.measured: list[MeasuredClass] = []
 
-    def measure(self, n_workers: int) -> None:
+    def measure(self, n_cores: int) -> None:
         """Search a part of the largest class in cells, if there is one."""
         for label in self.in_cells[:1]:
             task, size = self._part.task(label), self._part.sizes[label]
-            self.measured.append(try_cells(task, size, n_workers=n_workers))
+            self.measured.append(try_cells(task, size, n_cores=n_cores))
 
     @property
     def seconds(self) -> float:
@@ -80,7 +81,7 @@ class CellsPlan:
         ]
 
 
-def try_cells(task: ClassTask, size: ClassSize, *, n_workers: int) -> MeasuredClass:
+def try_cells(task: ClassTask, size: ClassSize, *, n_cores: int) -> MeasuredClass:
     """Search a part of a class in cells.
 
     As many images are selected of the part as of the class, in proportion: then the time grows
@@ -89,7 +90,7 @@ def try_cells(task: ClassTask, size: ClassSize, *, n_workers: int) -> MeasuredCl
     Args:
         task: The class, or some of its rows.
         size: Of the whole class.
-        n_workers: As the run will have; one means one thread.
+        n_cores: As the run will have.
     """
     n = len(task.features)
     rows = np.arange(min(n, TRIAL_IMAGES)) * n // min(n, TRIAL_IMAGES)
@@ -103,9 +104,6 @@ def try_cells(task: ClassTask, size: ClassSize, *, n_workers: int) -> MeasuredCl
         exclude=(),
         settings=dataclasses.replace(task.settings, partition="always"),
     )
-    if n_workers == 1:
-        with single_thread():
-            seconds, _ = timed_selection(part)
-    else:
+    with on_cores(n_cores):
         seconds, _ = timed_selection(part)
     return MeasuredClass(ClassSize(len(rows), len(rows), part.n_selected), seconds, is_whole=False)

@@ -8,6 +8,7 @@ from typing import Any
 
 from gadc.cluster.connection import check_engine
 from gadc.errors import InputError, RunError
+from gadc.per_class.workers import shared
 from gadc.runs.cells_trial import CellsPlan
 from gadc.runs.cost_model import TimeModel, fit_time_model, makespan
 from gadc.runs.planned_data import PlannedData, planned_pool, planned_target
@@ -65,15 +66,19 @@ def plan_selection(request: Request, *, seconds: float = DEFAULT_SECONDS) -> dic
     loaded_bytes = peak_bytes()
     part = prepare_part(request, pool, target)
     disk = _disk(request.out, data, part)
-    n_workers = workers_of(request, pool.n_images) or 1
     cells = CellsPlan(request.config, part, has_target=target is not None)
+    n_workers, n_cores = shared(workers_of(request, pool.n_images), len(cells.whole))
     first, *others = cells.whole or cells.in_cells
     largest, feed_row_seconds = part.timed_task(first)
-    cells.measure(n_workers)
+    cells.measure(n_workers * n_cores)
     trial, model = NOTHING_TRIED, None
     if cells.whole:
         trial = try_selection(
-            largest, (part.task(label) for label in others), n_workers=n_workers, seconds=seconds
+            largest,
+            (part.task(label) for label in others),
+            n_workers=n_workers,
+            n_cores=n_cores,
+            seconds=seconds,
         )
         model = fit_time_model(trial.measured)
     times = {
@@ -96,6 +101,7 @@ def plan_selection(request: Request, *, seconds: float = DEFAULT_SECONDS) -> dic
         "n_classes": len(part.sizes),
         "n_selected": sum(size.n_selected for size in part.sizes),
         "workers": n_workers,
+        "cores_of_each": n_cores,
         "time": {**times, "total_seconds": sum(times.values())},
         "memory": memory,
         "disk": disk,

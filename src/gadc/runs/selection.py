@@ -356,10 +356,13 @@ def _described_inputs(request: Request) -> dict[str, Any]:
 def workers_of(request: Request, n_images: int) -> int | None:
     """Return what is asked for, else one process per core where starting them pays.
 
-    A GPU is not shared. None leaves it to Ray, which knows what its machines have.
+    A GPU is not shared. None leaves it to Ray, which knows what its machines have, or here to forks
+    of this process.
     """
     if request.workers is not None or request.engine == "ray":
         return request.workers
-    if n_images < MANY_IMAGES or pick_device(request.images.device).type == "cuda":
+    if pick_device(request.images.device).type == "cuda":
         return 1
+    if n_images < MANY_IMAGES:
+        return None
     return os.cpu_count() or 1

@@ -47,7 +47,12 @@ class SelectionTrial:
 
 
 def try_selection(
-    largest: ClassTask, others: Iterator[ClassTask], *, n_workers: int, seconds: float
+    largest: ClassTask,
+    others: Iterator[ClassTask],
+    *,
+    n_workers: int,
+    seconds: float,
+    n_cores: int = 1,
 ) -> SelectionTrial:
     """Select from some classes in workers, as the run does, until the time is over.
 
@@ -59,6 +64,7 @@ def try_selection(
         largest: The class that takes longest.
         others: More classes, in the order in which they are tried.
         n_workers: Processes at the same time.
+        n_cores: Of each.
         seconds: No class is begun after so long, but each worker gets one in any case, and all
             together four.
 
@@ -70,7 +76,7 @@ def try_selection(
     trials: list[_Tried] = []
     n_least = max(n_workers, FEWEST_CLASSES)
     try:
-        with worker_pool(n_workers) as pool:
+        with worker_pool(n_workers, n_cores) as pool:
             ready = [pool.submit(peak_bytes) for _ in range(n_workers)]
             idle_bytes = max(each.result() for each in ready)
             start_seconds = time.monotonic() - began
