@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import kill_child
 from feature_sets import feature_set, quick, records, with_features
@@ -52,7 +53,7 @@ def undisturbed(undisturbed_run: tuple[bytes, float]) -> bytes:
     return undisturbed_run[0]
 
 
-@pytest.mark.parametrize("n_workers", [2, 4])
+@pytest.mark.parametrize("n_workers", [1, 2, 4])
 def test_number_of_workers_does_not_change_a_byte(
     undisturbed: bytes, tmp_path: Path, n_workers: int
 ):
@@ -302,3 +303,36 @@ def test_meaningless_solution_is_an_error(monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(RunError, match="class 'class 0'.*raise epsilon") as raised:
         condense(feature_set(12), quick())
     assert raised.value.code == "not_converged"
+
+
+@pytest.mark.parametrize(
+    ("n_workers", "n_classes", "expected"),
+    [
+        (1, 9, (1, 1)),
+        (4, 9, (4, 1)),
+        (4, 4, (4, 1)),
+        (7, 3, (3, 2)),
+        (4, 1, (1, 4)),
+        (4, 0, (1, 4)),
+    ],
+)
+def test_a_few_classes_share_the_workers(n_workers: int, n_classes: int, expected: tuple[int, int]):
+    assert workers.shared(n_workers, n_classes) == expected
+
+
+def test_one_class_needs_no_workers_but_forks(monkeypatch: pytest.MonkeyPatch):
+    def no_pool(*_args: int) -> None:
+        raise AssertionError("a pool was started")
+
+    monkeypatch.setattr(workers, "worker_pool", no_pool)
+    features = feature_set(60)
+    found = [condense(features, quick(), workers=n) for n in (1, 3)]
+    n_threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        found.append(condense(features, quick()))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(n_threads)
+    assert len({tuple(subset.paths) for subset in found}) == 1
+    assert len({tuple(subset.gain) for subset in found}) == 1
