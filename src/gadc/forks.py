@@ -70,6 +70,11 @@ def on_cores(n: int) -> Iterator[None]:
         torch.set_num_threads(n_threads)
 
 
+# What `warnings.warn_explicit` takes; and one result or, at the end, none.
+_Told = tuple[str, type[Warning], str, int]
+_Message = tuple[list[Result], list[_Told]]
+
+
 class Fork(Iterator[Result], Generic[Result]):
     """What a fork of this process finds, one result after the other, while this one goes on.
 
@@ -111,15 +116,15 @@ class Fork(Iterator[Result], Generic[Result]):
             results, told = message
             for warning in told:
                 warnings.warn_explicit(*warning)
-            if not results:
-                raise StopIteration
-            self._n_received += 1
-            return results[0]
+            if results:
+                self._n_received += 1
+                return results[0]
+            self._here = iter(())
         if self._here is None:
             self._here = itertools.islice(self._work(), self._n_received, None)
         return next(self._here)
 
-    def _received(self) -> "_Message[Result] | None":
+    def _received(self) -> _Message[Result] | None:
         if self._receiver is None:
             return None
         try:
@@ -147,11 +152,6 @@ class Fork(Iterator[Result], Generic[Result]):
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-# What `warnings.warn_explicit` takes; and one result or, at the end, none.
-_Told = tuple[str, type[Warning], str, int]
-_Message = tuple[list[Result], list[_Told]]
 
 
 def _send_all(work: Callable[[], Iterable[object]], sender: Connection) -> None:

@@ -63,6 +63,9 @@ class GeometryAwareSelector(ClassSelector):
             subsets, one of those that a size adds.
         n_features_in_: Number of columns.
 
+    On Linux searches go on in forks of this process too, as many as torch may use threads
+    (`torch.set_num_threads`); what is selected does not depend on their number.
+
     Example:
         >>> selector = GeometryAwareSelector(n_per_class=10).fit(X, y)  # doctest: +SKIP
         >>> X[selector.indices_], y[selector.indices_]  # doctest: +SKIP

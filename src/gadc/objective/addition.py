@@ -21,7 +21,7 @@ Pools = Sequence[np.ndarray]
 # Bases of so small subsets are solved one by one: that costs little, and makes the linear bound,
 # which rules out most there, as tight as it can be.
 MOST_SOLVED_ALONE = 24
-# Places are looked at in lanes, each of which learns from its own: so many of them have one more.
+# Places are looked at in lanes, one for so many; each learns from its own places alone.
 PLACES_PER_LANE = 25
 LEAST_LANES = 2
 MOST_LANES = 8

@@ -18,10 +18,9 @@ class Starts:
 
     def __init__(self, potentials: torch.Tensor, shifts: torch.Tensor) -> None:
         self._potentials, self._shifts = potentials, shifts
-        self._differences = Differences.unknown(len(potentials), potentials.device)
-        self._seen: Seen | None = None
+        # Of candidates from their guides.
+        self.differences = Differences.unknown(len(potentials), potentials.device)
         self._written = torch.zeros_like(potentials, dtype=torch.bool)
-        self._last_shifts: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
         # Base sizes from which on the linear bound rules out too little to be worth a pass.
         self.linear_pays_below = torch.inf
 
@@ -32,33 +31,22 @@ class Starts:
         return cls(potentials, torch.full((n_guides, n_images), torch.nan, device=device))
 
     def copy(self) -> "Starts":
-        """Return one that learns by itself, beside one base."""
+        """Return one that learns by itself."""
         copied = Starts(self._potentials.clone(), self._shifts.clone())
         copied.linear_pays_below = self.linear_pays_below
-        copied._differences = self.differences
+        copied.differences = self.differences
         return copied
 
     def learn(self, other: "Starts") -> None:
-        """Take over what a copy has learnt."""
+        """Take over the potentials that a copy has learnt."""
         written = other._written
         self._potentials[written] = other._potentials[written]
         self._written |= written
-        if other._last_shifts is not None:
-            self.remember_shifts(*other._last_shifts)
-        if other._seen is not None:
-            self.remember_differences(other._seen)
         self.linear_pays_below = min(self.linear_pays_below, other.linear_pays_below)
 
-    @property
-    def differences(self) -> Differences:
-        """Those of candidates from their guides."""
-        if self._seen is not None:
-            self._differences, self._seen = self._differences.plus(self._seen), None
-        return self._differences
-
     def remember_differences(self, seen: Seen) -> None:
-        """Take them into the average, when it is next asked for: copies need not."""
-        self._differences, self._seen = self.differences, seen
+        """Take them into the average."""
+        self.differences = self.differences.plus(seen)
 
     def potentials(self, images: torch.Tensor) -> torch.Tensor:
         """Return the potentials of `images`, NaN where unknown."""
@@ -85,4 +73,3 @@ class Starts:
     ) -> None:
         """Keep how they did move, [k, m - 1]."""
         self._shifts[which[:, None], base[None]] = shifts.float()
-        self._last_shifts = which, base, shifts

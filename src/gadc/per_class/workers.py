@@ -63,6 +63,7 @@ def select_classes(
     first = list(itertools.islice(waiting, n_workers or 1))
     waiting = itertools.chain(first, waiting)
     n_at_once, n_each = shared(n_workers, len(first))
+    del first  # or their features would stay in memory
     if n_at_once == 1:
         with on_cores(n_each):
             for label, task in waiting:
