@@ -19,6 +19,7 @@ import numpy as np
 from comparison_data import cifar10, digits
 from gadc.comparison.judge import Judge
 from gadc.comparison.problem import Comparison, Problem, pose
+from gadc.forks import on_cores
 from gadc.job.config import CondenseConfig
 from gadc.objective.total import (
     DEFAULT_CONFIDENCE_WEIGHT,
@@ -26,7 +27,7 @@ from gadc.objective.total import (
     DEFAULT_STD_WEIGHT,
 )
 from gadc.objective.transport import DEFAULT_CAPACITY, DEFAULT_RELATIVE_EPSILON
-from gadc.per_class.selection import ClassSettings, select_class, single_thread
+from gadc.per_class.selection import ClassSettings, select_class
 from gadc.runs.selection import Request
 from gadc.storage import digest
 
@@ -134,7 +135,7 @@ def numbers_of(
 def selected(problem: Problem, settings: ClassSettings, n_selected: int) -> list[np.ndarray]:
     """Return rows of the pool by class."""
     chosen = []
-    with single_thread():
+    with on_cores(1):
         for label in problem.labels:
             task = dataclasses.replace(
                 problem.case(label).task, settings=settings, n_selected=n_selected

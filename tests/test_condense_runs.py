@@ -25,6 +25,7 @@ from gadc import Subset
 from gadc.condense import RECORDS_FOLDER, CondenseConfig, condense
 from gadc.errors import ConvergenceWarning, InputError, RunError
 from gadc.features.store import FeatureSet
+from gadc.forks import on_cores
 from gadc.per_class import selection, workers
 from gadc.per_class.selection import ClassSelection, ClassTask
 from gadc.storage import TEMPORARY_PREFIX, exclusive
@@ -246,7 +247,7 @@ def test_classes_that_share_a_device_are_what_they_are_alone() -> None:
         for label in range(5)
     ]
     found: dict[int, ClassSelection] = {}
-    with selection.single_thread():
+    with on_cores(1):
         workers.select_classes(tasks, found.__setitem__, n_workers=3, share_device=True)
         for label, task in tasks:
             alone = selection.select_class(task)

@@ -1,15 +1,20 @@
 """Work in forks of this process: the same results as here, whatever becomes of a fork."""
 
 import os
+import resource
 import signal
+import subprocess
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Iterator
 
 import pytest
+import torch
 
-from gadc.forks import Fork, can_fork, in_forks, in_step, is_fork
+from gadc.forks import Fork, can_fork, in_forks, in_step, is_fork, n_cores, on_cores
+from waiting import is_running, wait_until
 
 needs_forks = pytest.mark.skipif(not can_fork(), reason="processes can't be forked here")
 
@@ -95,7 +100,7 @@ def test_a_fork_that_is_closed_ends_at_once() -> None:
 
 def test_work_that_can_wait_is_done_when_it_is_asked_for() -> None:
     done: list[int] = []
-    with Fork(lambda: [done.append(1) or 7], can_wait=True) as fork:
+    with Fork(lambda: [done.append(1) or 7], here=True) as fork:
         assert not done
         assert next(fork) == 7
         assert done == [1]
@@ -128,3 +133,75 @@ def test_an_interrupt_of_the_group_is_this_process_s_alone() -> None:
 def test_other_systems_do_not_fork(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     assert in_forks(lambda _: os.getpid(), range(3), 2) == [os.getpid()] * 3
+
+
+@needs_forks
+@pytest.mark.parametrize("n_sent", [0, 1 << 20])  # more than a pipe holds, or nothing
+def test_a_fork_ends_with_its_parent_however_that_ends(n_sent: int) -> None:
+    code = f"""
+import os, sys, time
+from gadc.forks import Fork
+
+def work():
+    yield os.getpid()
+    yield b"x" * {n_sent}
+    time.sleep(600.0)
+
+elder, younger = Fork(work), Fork(work)
+print(next(elder), next(younger), flush=True)
+time.sleep(600.0)
+"""
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    pids = [int(pid) for pid in parent.stdout.readline().split()]
+    assert len(pids) == 2
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    wait_until(lambda: not any(is_running(pid) for pid in pids))
+
+
+@needs_forks
+def test_cores_granted_in_two_threads_at_once_are_given_back() -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    def other() -> None:
+        with on_cores(2):
+            entered.set()
+            leave.wait()
+
+    thread = threading.Thread(target=other)
+    with on_cores(3):
+        thread.start()
+        entered.wait()
+        assert n_cores() == 3
+    leave.set()
+    thread.join()
+    assert n_cores() == torch.get_num_threads()
+
+
+@needs_forks
+def test_a_warning_of_a_fork_is_one_of_its_module() -> None:
+    def warn(item: int) -> int:
+        warnings.warn("again", RuntimeWarning, stacklevel=1)
+        return item
+
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("default")
+        in_forks(warn, range(6), 3)
+    assert len(seen) == 1
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.filterwarnings("ignore", module=__name__)
+        in_forks(warn, range(6), 3)
+    assert not seen
+
+
+@needs_forks
+def test_without_files_for_a_fork_the_work_is_done_here() -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+        found = in_forks(lambda item: item, range(3), 3)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert found == [0, 1, 2]

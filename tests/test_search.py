@@ -13,6 +13,7 @@ from scipy.stats import ortho_group
 from gadc import InputError, Objective
 from gadc.errors import ConvergenceWarning
 from gadc.exact import best_subset
+from gadc.forks import on_cores
 from gadc.search import Candidates, descent, multistart, search
 from gadc.search.greedy import greedy
 from gadc.search.medoids import medoids
@@ -325,15 +326,12 @@ def test_the_result_does_not_depend_on_cores(
 ) -> None:
     monkeypatch.setattr(sys, "platform", platform)
     features = np.random.default_rng(5).normal(size=(240, 6)).astype(np.float32)
-    n_threads = torch.get_num_threads()
     found = []
-    try:
-        for n in (1, 2, 3):
-            torch.set_num_threads(n)
+    for n in (1, 2, 3):
+        with on_cores(n):
             found.append(search(Objective(features), 30))
-    finally:
-        torch.set_num_threads(n_threads)
     for other in found[1:]:
         assert other.order.tolist() == found[0].order.tolist()
         assert other.counts == found[0].counts
+        assert other.terms == found[0].terms
         assert other.gains.tolist() == found[0].gains.tolist()

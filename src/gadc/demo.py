@@ -22,9 +22,10 @@ from gadc.evaluation.nearest_neighbour import nearest_neighbour_accuracy
 from gadc.export import export_imagefolder
 from gadc.features.probe import out_of_fold_confidence_loss
 from gadc.features.store import FeatureSet, load_features
+from gadc.forks import on_cores
 from gadc.images.index import open_index
 from gadc.job.config import CondenseConfig
-from gadc.per_class.selection import ClassTask, class_objective, single_thread
+from gadc.per_class.selection import ClassTask, class_objective
 from gadc.report.build import build_report
 from gadc.runs.inputs import ImageSettings
 from gadc.runs.record import RECORD_NAME
@@ -103,7 +104,7 @@ def _run_demo(out: Path, workers: int, show: ProgressStyle) -> dict[str, Any]:
     images, labels = digits()
     chosen = np.array([row_of(path) for path in subset.paths], dtype=np.int64)
     features = load_features(run_folder / FEATURES_FOLDER)
-    with single_thread():  # as in the selection itself; many small steps are faster so
+    with on_cores(1):  # as in the selection itself; many small steps are faster so
         objective = objective_measure(features, config, subset.index, seed=SEED)
     measures = [objective, *compare(images, labels, chosen, seed=SEED)]
     sheet = out / "selected.png"

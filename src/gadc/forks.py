@@ -5,6 +5,8 @@ that this process knew, so only what it finds travels.
 """
 
 import contextlib
+import contextvars
+import ctypes
 import functools
 import itertools
 import multiprocessing
@@ -27,8 +29,12 @@ Result = TypeVar("Result")
 # Ways to results that depend on no other lane, none of them None.
 Lanes = Sequence[Callable[[], Iterable[Result]]]
 
+_PR_SET_PDEATHSIG = 1
+
 _is_fork = False
-_n_granted: int | None = None
+_n_granted = contextvars.ContextVar[int | None]("_n_granted", default=None)
+# What forks send is read here; a fork closes what it inherits of them.
+_receivers: set[Connection] = set()
 
 
 def is_fork() -> bool:
@@ -44,7 +50,8 @@ def can_fork() -> bool:
 
 def n_cores() -> int:
     """Return on how many cores a search may be: as many as granted, else as torch has threads."""
-    return torch.get_num_threads() if _n_granted is None else _n_granted
+    granted = _n_granted.get()
+    return torch.get_num_threads() if granted is None else granted
 
 
 def grant_cores(n: int) -> None:
@@ -52,25 +59,23 @@ def grant_cores(n: int) -> None:
 
     With more threads torch splits sums differently, which changes last digits.
     """
-    global _n_granted
-    _n_granted = n
+    _n_granted.set(n)
     torch.set_num_threads(1)
 
 
 @contextlib.contextmanager
 def on_cores(n: int) -> Iterator[None]:
     """Grant cores for a while."""
-    global _n_granted
-    before, n_threads = _n_granted, torch.get_num_threads()
+    before, n_threads = _n_granted.get(), torch.get_num_threads()
     grant_cores(n)
     try:
         yield
     finally:
-        _n_granted = before
+        _n_granted.set(before)
         torch.set_num_threads(n_threads)
 
 
-# What `warnings.warn_explicit` takes; and one result or, at the end, none.
+# A warning's message, category, file and line; and one result or, at the end, none.
 _Told = tuple[str, type[Warning], str, int]
 _Message = tuple[list[Result], list[_Told]]
 
@@ -83,39 +88,45 @@ class Fork(Iterator[Result], Generic[Result]):
 
     Args:
         work: Gives the results. What else it changes is lost.
-        can_wait: No fork is wanted.
+        here: Do the work in this process in any case.
     """
 
-    def __init__(self, work: Callable[[], Iterable[Result]], *, can_wait: bool = False) -> None:
+    def __init__(self, work: Callable[[], Iterable[Result]], *, here: bool = False) -> None:
         self._work = work
         self._n_received = 0
         self._here: Iterator[Result] | None = None
         self._process: BaseProcess | None = None
         self._receiver: Connection | None = None
-        if can_fork() and not can_wait:
-            self._start()
+        if can_fork() and not here:
+            # No memory, or too many processes or open files.
+            with contextlib.suppress(OSError):
+                self._start()
 
     def _start(self) -> None:
         context = multiprocessing.get_context("fork")
         self._receiver, sender = context.Pipe(duplex=False)
-        process = context.Process(target=_send_all, args=(self._work, sender), daemon=True)
+        _receivers.add(self._receiver)
+        process = context.Process(
+            target=_send_all, args=(self._work, sender, os.getpid()), daemon=True
+        )
+        # Ctrl-C reaches the whole group; the parent decides what it means.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             with warnings.catch_warnings():
                 # Locks of other threads may stay locked in a fork, which has no use for them.
                 warnings.simplefilter("ignore", DeprecationWarning)
                 process.start()
             self._process = process
-        except OSError:  # no memory, or too many processes
-            pass
         finally:
             sender.close()
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def __next__(self) -> Result:
         """Wait for the next result."""
         if self._here is None and (message := self._received()) is not None:
             results, told = message
             for warning in told:
-                warnings.warn_explicit(*warning)
+                _warn_here(*warning)
             if results:
                 self._n_received += 1
                 return results[0]
@@ -136,6 +147,7 @@ class Fork(Iterator[Result], Generic[Result]):
     def close(self) -> None:
         """End the fork, if it is still at work."""
         if self._receiver is not None:
+            _receivers.discard(self._receiver)
             self._receiver.close()
         if self._process is not None:
             self._process.kill()
@@ -154,15 +166,14 @@ class Fork(Iterator[Result], Generic[Result]):
         self.close()
 
 
-def _send_all(work: Callable[[], Iterable[object]], sender: Connection) -> None:
+def _send_all(work: Callable[[], Iterable[object]], sender: Connection, parent: int) -> None:
     """Be a fork: send all results, then end. Where an error is met, the end is not sent."""
     global _is_fork
     _is_fork = True
-    # Ctrl-C reaches the whole group; the parent decides what it means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    torch.set_num_threads(1)
     try:
+        _end_with(parent)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        torch.set_num_threads(1)
         with warnings.catch_warnings(record=True) as seen:
             warnings.simplefilter("always")
             results = iter(work())
@@ -171,6 +182,23 @@ def _send_all(work: Callable[[], Iterable[object]], sender: Connection) -> None:
             _send(sender, [], seen)
     finally:
         os._exit(0)  # what this process does at its end is not the fork's to do
+
+
+def _end_with(parent: int) -> None:
+    """End when the parent is gone, killed perhaps: at once, or at the latest at the next result."""
+    for receiver in _receivers:
+        receiver.close()
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(0)
+
+
+def _warn_here(message: str, category: type[Warning], filename: str, line: int) -> None:
+    """Give a fork's warning as if it came up in this process."""
+    modules = [each for each in sys.modules.values() if getattr(each, "__file__", "") == filename]
+    module = modules[0] if modules else sys.modules[__name__]
+    registry = module.__dict__.setdefault("__warningregistry__", {})
+    warnings.warn_explicit(message, category, filename, line, module.__name__, registry)
 
 
 def _send(sender: Connection, found: list[object], seen: list[warnings.WarningMessage]) -> None:
@@ -193,14 +221,13 @@ def in_step(lanes: Lanes[Result], n_processes: int) -> Generator[list[Result], N
     def share(number: int) -> Iterable[tuple[Result | None, ...]]:
         return itertools.zip_longest(*(lane() for lane in lanes[number::n]))
 
-    forks = [Fork(functools.partial(share, number)) for number in range(1, n)]
-    try:
+    with contextlib.ExitStack() as stack:
+        forks = [
+            stack.enter_context(Fork(functools.partial(share, number))) for number in range(1, n)
+        ]
         for shares in itertools.zip_longest(share(0), *forks, fillvalue=()):
             by_lane = itertools.chain.from_iterable(itertools.zip_longest(*shares))
             yield [result for result in by_lane if result is not None]
-    finally:
-        for fork in forks:
-            fork.close()
 
 
 def in_forks(
@@ -209,13 +236,13 @@ def in_forks(
     """Return `function` of each item, in order, in this process and forks of it.
 
     Args:
-        function: Of an item; what it gives, not None, depends on no other item. See `Fork`.
+        function: Of an item; what it gives depends on no other item. See `Fork`.
         items: What is worked on.
         n_processes: At the same time, this one among them.
     """
 
-    def alone(item: Item) -> Iterator[Result]:
-        yield function(item)
+    def alone(item: Item) -> Iterator[tuple[Result]]:
+        yield (function(item),)
 
     lanes = [functools.partial(alone, item) for item in items]
-    return [result for results in in_step(lanes, n_processes) for result in results]
+    return [result for results in in_step(lanes, n_processes) for (result,) in results]

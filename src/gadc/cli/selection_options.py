@@ -234,9 +234,10 @@ Workers = Annotated[
     int | None,
     typer.Option(
         metavar="N",
-        help="Processes; the result is the same for any number. Where there are fewer classes, "
-        "each has several. Default: one per core, from 10,000 images on for classes at the same "
-        "time. With --engine ray: tasks at the same time; default: one per CPU of the cluster.",
+        help="Processes; the result is the same for any number. Where there are half as many "
+        "classes or fewer, each has several. Default: one per core, from 10,000 images on for "
+        "classes at the same time. With --engine ray: tasks at the same time; default: one per "
+        "CPU of the cluster.",
         rich_help_panel=options.ENGINE,
     ),
 ]

@@ -14,7 +14,7 @@ from gadc.errors import ConvergenceWarning, InputError
 from gadc.evaluation.kernel import rbf_mmd_squared
 from gadc.evaluation.measures import MEASURES, Better, Measure, Undefined
 from gadc.evaluation.sample import Sample
-from gadc.per_class.selection import single_thread
+from gadc.forks import on_cores
 
 POOL, HELD_OUT = "pool", "held-out"
 WHOLE_SET = ""
@@ -130,7 +130,7 @@ class Judge:
         Args:
             selected: Rows of the pool by class.
         """
-        with single_thread(), warnings.catch_warnings():
+        with on_cores(1), warnings.catch_warnings():
             # Said in the note of the number.
             warnings.simplefilter("ignore", ConvergenceWarning)
             found = self._confidence(selected)
@@ -142,7 +142,7 @@ class Judge:
 
     def reference(self) -> list[Score]:
         """Judge all images of the pool by the held-out ones, and by their mean confidence."""
-        with single_thread(), warnings.catch_warnings():
+        with on_cores(1), warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             found = self._confidence(self._rows)
             for space in self._spaces:

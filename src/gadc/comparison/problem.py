@@ -25,10 +25,10 @@ from gadc.errors import InputError
 from gadc.features.checks import as_float_matrix, as_probabilities
 from gadc.features.probe import out_of_fold_probabilities
 from gadc.features.store import FeatureSet
+from gadc.forks import on_cores
 from gadc.job.config import CondenseConfig
 from gadc.job.prepare import GIVEN, Job, prepare
 from gadc.objective import confidence_losses
-from gadc.per_class.selection import single_thread
 from gadc.runs.inputs import comparable_target, is_features, load_any
 from gadc.runs.planned_data import rows_of
 from gadc.runs.selection import FEATURES_FOLDER, Request, features_of
@@ -316,7 +316,7 @@ def _difficulty(pool: FeatureSet, job: Job) -> tuple[NDArray[np.float64] | None,
         return margin_difficulty(np.asarray(pool.probabilities), labels), MARGIN_SOURCE
     if np.count_nonzero(division.sizes) < 2 or not job.config.probe:
         return None, "none: no class probabilities, and no probe; give --scores FILE"
-    with single_thread():
+    with on_cores(1):
         probabilities = out_of_fold_probabilities(
             pool.features, labels, n_classes=len(division.names)
         )

@@ -17,10 +17,10 @@ from torch.nn import functional
 from gadc.errors import InputError, RunError
 from gadc.features.encoders.base import TorchEncoder
 from gadc.features.encoders.preprocessing import Preprocessing
+from gadc.forks import on_cores
 from gadc.images.decode import decode, resize_and_crop
 from gadc.images.faults import ImageError, bad_image
 from gadc.images.source import ImageIndex
-from gadc.per_class.selection import single_thread
 from gadc.runtime import generator
 from gadc.training.tensor_files import load_tensors, save_tensors
 
@@ -161,7 +161,7 @@ def train_classifier(pool: ImageIndex, files: ClassifierFiles) -> None:
         )
     pixels = torch.from_numpy(read_pixels(pool, files.resolution_px))
     labels = torch.from_numpy(pool.labels)
-    with single_thread(), torch.random.fork_rng(devices=[]):
+    with on_cores(1), torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)  # of the weights at the start, within the fork only
         network = SmallNetwork(len(files.class_names))
         optimiser = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)

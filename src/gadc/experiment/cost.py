@@ -22,7 +22,7 @@ from gadc.experiment.stage_costs import (
     measure_judging,
     measure_selection,
 )
-from gadc.per_class.selection import single_thread
+from gadc.forks import on_cores
 from gadc.runs.cost_model import makespan
 from gadc.runtime import pick_device
 from gadc.sampling.config import SampleConfig, choose_sampler
@@ -144,7 +144,7 @@ def plan_experiment(
 def measure_model(shape: TransformerShape, config: TrainConfig, device: torch.device) -> ModelCost:
     """Time a few steps of a model, on one thread as cells run."""
     n_images = int(max(1, min(config.batch_size, TRIAL_FLOPS // training_flops(shape))))
-    with single_thread():
+    with on_cores(1):
         network = DiffusionTransformer(shape).to(device)
         x = torch.zeros(n_images, shape.channels, shape.side, shape.side, device=device)
         times = torch.zeros(n_images, device=device)

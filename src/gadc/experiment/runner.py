@@ -26,10 +26,10 @@ from gadc.experiment.protocol import HELD_OUT, Protocol
 from gadc.experiment.selecting import Chosen, select_subsets, units_of
 from gadc.experiment.table import Row, aggregated, as_markdown, long_rows, versions
 from gadc.features.extract import extract
+from gadc.forks import on_cores
 from gadc.images.decode import decode
 from gadc.images.faults import ImageError
 from gadc.images.index import open_index
-from gadc.per_class.selection import single_thread
 from gadc.runs.selection import Request
 from gadc.runtime import ProgressStyle, progress
 from gadc.sampling.generate import IMAGES_FOLDER
@@ -214,7 +214,7 @@ def _real_rows(
         return []
     n_images = protocol.sample_config(seed=0).n_samples
     folder = out / REAL_FOLDER / judge.key[:KEY_CHARACTERS]
-    with single_thread():
+    with on_cores(1):
         scores = judge_real(judge, images, folder, n_images=n_images, device=device, show=show)
     places = dict.fromkeys((row.n_per_class, row.space, row.split) for row in rows)
     return [Row(FULL, n, None, space, split, scores) for n, space, split in places]

@@ -17,7 +17,7 @@ from gadc.experiment.judging import prepare_judge
 from gadc.experiment.protocol import HELD_OUT, POOL, JudgePart, Protocol
 from gadc.experiment.selecting import units_of
 from gadc.features.store import FeatureSet
-from gadc.per_class.selection import single_thread
+from gadc.forks import on_cores
 from gadc.runs.cost_model import ClassSize, MeasuredClass, fit_time_model, line_through
 from gadc.runs.feature_trial import stand_in, try_features
 from gadc.runs.planned_data import rows_of
@@ -102,7 +102,7 @@ def measure_selection(
     sizes = _class_sizes(images)
     share = seconds / (len(possible) * len(protocol.per_class))
     costs, n_classes = {}, len(problem.labels)
-    with single_thread():
+    with on_cores(1):
         for method in possible:
             for n in protocol.per_class:
                 tried = _try_method(problem, method, n, share)
@@ -201,7 +201,7 @@ def measure_judging(
     n_pool = len(images.pool)
     few, more = min(FEW_IMAGES, n_pool // 2), min(MORE_IMAGES, n_pool)
     prepare_seconds, judge_seconds = [], []
-    with single_thread():
+    with on_cores(1):
         for n_images in (few, more):
             some = _some_images(images, n_images)
             out = folder / f"{n_images}"

@@ -13,12 +13,13 @@ from gadc.features.checks import as_float_matrix, as_probabilities
 from gadc.features.probe import out_of_fold_confidence_loss
 from gadc.features.rows import SelectedRows, release_rows
 from gadc.features.store import FeatureSet
+from gadc.forks import on_cores
 from gadc.job.budget import Allocation, allocate_budget
 from gadc.job.config import CondenseConfig
 from gadc.job.division import Division, Eligibility, divide, find_eligible, shown
 from gadc.job.duplicates import row_digests
 from gadc.objective import confidence_losses
-from gadc.per_class.selection import ClassTask, is_partitioned, single_thread
+from gadc.per_class.selection import ClassTask, is_partitioned
 from gadc.search.nested import check_nested
 
 logger = logging.getLogger(__name__)
@@ -307,7 +308,7 @@ def _confidence(
     elif np.count_nonzero(division.sizes) < 2:
         reason = "off: there is only one class"
     else:
-        with single_thread():
+        with on_cores(1):
             losses = out_of_fold_confidence_loss(
                 features.features, division.labels, n_classes=len(division.names)
             )

@@ -97,8 +97,10 @@ class Additions:
             with contextlib.closing(self._threads.in_step(lanes)) as steps:
                 yield from steps
 
-    def apart(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-        """See `Objective.apart`."""
+    def independently(
+        self, function: Callable[[Item], Result], items: Iterable[Item]
+    ) -> list[Result]:
+        """See `Objective.independently`."""
         starts, whole = self._starts, self._whole
 
         def from_here(item: Item) -> tuple[Result, Starts]:
@@ -116,7 +118,7 @@ class Additions:
 
     def meanwhile(self, work: Callable[[], Result]) -> Fork[Result]:
         """See `Objective.meanwhile`."""
-        return Fork(lambda: [work()], can_wait=self._threads.n_threads == 1)
+        return Fork(lambda: [work()], here=self._threads.n_threads == 1)
 
     def likely_exchanges(
         self, chosen: list[int], places: Sequence[int], pools: Pools, *, below: float
@@ -124,7 +126,10 @@ class Additions:
         """See `Objective.likely_exchanges`."""
         if len(chosen) == 1 and not self._look.problem.has_slack:
             # Without its only image nothing of the subset is left to begin with.
-            return next(self.best_exchanges(chosen, places, pools, below=below))
+            with contextlib.closing(
+                self.best_exchanges(chosen, places, pools, below=below)
+            ) as looks:
+                return next(looks)
         with self._threads.one_each():
             return self._likely(self._solved(chosen), places, pools, below)
 

@@ -313,7 +313,9 @@ class Objective:
         """
         return self._additions.best_exchanges(chosen, places, pools, below=below)
 
-    def apart(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    def independently(
+        self, function: Callable[[Item], Result], items: Iterable[Item]
+    ) -> list[Result]:
         """Return `function` of each item, in order, on several cores.
 
         Each starts from what is known now, and what it learns is known after all are done: so
@@ -323,7 +325,7 @@ class Objective:
             function: It may use this objective; what else it changes may be lost.
             items: What is worked on.
         """
-        return self._additions.apart(function, items)
+        return self._additions.independently(function, items)
 
     def meanwhile(self, work: Callable[[], Result]) -> Fork[Result]:
         """Return what gives the result of `work`, which goes on in a fork of this process.

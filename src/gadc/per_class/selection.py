@@ -1,15 +1,12 @@
 """The selection from one class: what `condense` and `GeometryAwareSelector` have in common."""
 
-import contextlib
 import dataclasses
 import functools
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from gadc.errors import InputError, RunError
@@ -257,18 +254,3 @@ def _check_row_error(row_error: float, settings: ClassSettings) -> None:
             f"the solver's row error is {row_error:.1e} > {MAX_ROW_ERROR:.0e}; raise epsilon "
             f"(now {settings.epsilon})",
         )
-
-
-@contextlib.contextmanager
-def single_thread() -> Iterator[None]:
-    """Let torch use one CPU thread.
-
-    More threads split sums differently, which changes last digits; and on shared cores the
-    many small steps of a search get slower by waiting for each other.
-    """
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(n_threads)

@@ -1,4 +1,4 @@
-"""Many classes at once: on a CPU each in a process of one thread, on a GPU each in a stream."""
+"""Many classes at once: on a CPU each in a process of its own, on a GPU each in a stream."""
 
 import contextlib
 import itertools
@@ -50,7 +50,8 @@ def select_classes(
     Args:
         tasks: Numbered classes, made one by one as they are needed.
         done: Called in this process.
-        n_workers: Processes, of which a few classes have several each. None: one class after the
+        n_workers: Processes, of which each class has several where there are half as many classes
+            or fewer. None: one class after the
             other on all of torch's threads, without processes that must start first.
         share_device: Threads of this process instead, each with a stream of its own: one class
             seldom fills a GPU, and processes would each hold a context and memory of their own.
@@ -164,7 +165,7 @@ def _feed(
             if is_partitioned(
                 task.settings, len(task.features), has_target=task.target is not None
             ):
-                done(label, select_named(task))  # has threads of its own, and no copy of features
+                done(label, select_named(task))  # uses all cores itself, and no copy of features
                 continue
             running[pool.submit(select_named, task)] = label
         if not running:

@@ -67,7 +67,8 @@ def plan_selection(request: Request, *, seconds: float = DEFAULT_SECONDS) -> dic
     part = prepare_part(request, pool, target)
     disk = _disk(request.out, data, part)
     cells = CellsPlan(request.config, part, has_target=target is not None)
-    n_workers, n_cores = shared(workers_of(request, pool.n_images), len(cells.whole))
+    n_searched = sum(size.n_selected > 0 for size in part.sizes)
+    n_workers, n_cores = shared(workers_of(request, pool.n_images), n_searched)
     first, *others = cells.whole or cells.in_cells
     largest, feed_row_seconds = part.timed_task(first)
     cells.measure(n_workers * n_cores)
@@ -94,7 +95,6 @@ def plan_selection(request: Request, *, seconds: float = DEFAULT_SECONDS) -> dic
     task_bytes = 4 * largest.features.shape[0] * largest.features.shape[1] if cells.whole else 0
     memory = _memory(trial, n_workers, driver_bytes, task_bytes)
     n_whole = sum(entry.is_whole for entry in trial.measured)
-    n_searched = sum(size.n_selected > 0 for size in part.sizes)
     return {
         "data": str(request.data),
         "n_images": pool.n_images,

@@ -178,7 +178,8 @@ def _result(
     ordered: Order | None = None,
 ) -> SearchResult:
     """Put the chosen images in greedy order, unless that has been done."""
-    ordered = ordered or in_order(objective, best.indices, candidates)
+    if ordered is None:
+        ordered = in_order(objective, best.indices, candidates)
     return SearchResult(
         order=np.array(ordered.indices, dtype=np.int64),
         gains=-np.diff(np.array(ordered.values), prepend=0.0),

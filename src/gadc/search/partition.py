@@ -52,7 +52,7 @@ LEAST_PER_CELL = 64
 # Rounds at most, and the share of the objective that one must gain for another to follow.
 MAX_ROUNDS = 6
 LEAST_GAIN = 1e-3
-# Cells that are far apart are worked on together, in threads; more at once would all mend the same
+# Cells that are far apart are worked on together; more at once would all mend the same
 # gap of the moments, each as if it were alone. So many, and this part of all cells, at most.
 MOST_TOGETHER = 16
 CELLS_PER_ONE_TOGETHER = 16
@@ -96,7 +96,7 @@ def search_partitioned(
 ) -> Partitioned:
     """Choose `n_selected` images of a data set whose cost matrix would not fit.
 
-    The result does not depend on how many threads torch may use; they are.
+    The result does not depend on how many threads torch may use.
 
     Args:
         features: [n, d], indexed by arrays of row numbers: an array, a memory map.

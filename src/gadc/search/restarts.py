@@ -10,12 +10,11 @@ from gadc.search.candidates import Candidates
 from gadc.search.counts import Counts
 from gadc.search.descent import LEAST_GAIN, N_WELCOME, Descended, descend
 
-# How many images a kick replaces, in turn. One is what exchange has already tried.
+# How many images attempts replace that are made from the same subset, on several cores if there
+# are; results don't depend on that. One is what exchange has already tried.
 N_REPLACED = (2, 3)
 # They are replaced by some of so many that look best without them.
 N_SHORTLISTED = 48
-# Attempts made at the same time, whatever the number of cores, so that results don't depend on it.
-N_TOGETHER = 2
 # Of larger subsets a kick touches a smaller part: twice as many may fail.
 FEW_IMAGES = 32
 # An attempt that gains less than this share of the objective is kept, but counts as failed.
@@ -40,7 +39,7 @@ def kick(
         best: A subset that no exchange improves, as far as a descent can tell.
         candidates: Which images may be chosen, and which must stay.
         patience: Failed attempts in a row after which to stop, twice as many for more than 32
-            images; 0 returns `best`.
+            images; they are made in pairs. 0 returns `best`.
         generator: Chooses the places that are emptied.
 
     Returns:
@@ -49,16 +48,15 @@ def kick(
     Source: iterated local search, Lourenco, Martin & Stutzle 2003.
     """
     kept = set(candidates.keep)
-    n_attempts = n_failed = 0
+    n_failed = 0
     most_failed = patience if len(best.indices) <= FEW_IMAGES else 2 * patience
     while n_failed < most_failed and len(best.indices) - len(kept) > 1:
         places = [place for place, index in enumerate(best.indices) if index not in kept]
-        emptied = []
-        for _ in range(N_TOGETHER):
-            n_replaced = min(N_REPLACED[n_attempts % len(N_REPLACED)], len(places))
-            emptied.append(generator.choice(places, n_replaced, replace=False).tolist())
-            n_attempts += 1
-        found = objective.apart(
+        emptied = [
+            generator.choice(places, min(n_replaced, len(places)), replace=False).tolist()
+            for n_replaced in N_REPLACED
+        ]
+        found = objective.independently(
             functools.partial(_refilled, objective, best.indices, candidates), emptied
         )
         counts = best.counts
