@@ -164,6 +164,7 @@ time.sleep(600.0)
 @needs_forks
 def test_cores_granted_in_two_threads_at_once_are_given_back() -> None:
     entered, leave = threading.Event(), threading.Event()
+    n_threads = torch.get_num_threads()
 
     def other() -> None:
         with on_cores(2):
@@ -177,7 +178,7 @@ def test_cores_granted_in_two_threads_at_once_are_given_back() -> None:
         assert n_cores() == 3
     leave.set()
     thread.join()
-    assert n_cores() == torch.get_num_threads()
+    assert n_cores() == torch.get_num_threads() == n_threads
 
 
 @needs_forks

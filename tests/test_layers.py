@@ -11,11 +11,12 @@ import gadc
 
 PACKAGE = Path(gadc.__file__).parent
 # What each part may import of gadc; parts not named here may import nothing of it.
-BASE = {"errors", "runtime", "storage"}
+BASE = {"errors", "runtime", "storage", "forks"}
 ALLOWED = {
     "errors": set(),
     "runtime": BASE,
     "storage": BASE,
+    "forks": set(),
     "portable_names": BASE,
     "images": BASE,
     "hub": BASE | {"images"},

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from gadc import Objective
+from gadc.forks import on_cores
 from gadc.objective.look import Addition
 from gadc.search.candidates import Candidates
 from gadc.search.counts import Counts
@@ -12,7 +13,8 @@ from gadc.search.restarts import kick
 
 
 def problem() -> tuple[Objective, Candidates, Descended]:
-    objective = Objective(np.random.default_rng(0).normal(size=(60, 4)))
+    with on_cores(1):  # what the tests put into it is watched in this process
+        objective = Objective(np.random.default_rng(0).normal(size=(60, 4)))
     candidates = Candidates(60)
     return objective, candidates, descend(objective, list(range(6)), candidates)
 

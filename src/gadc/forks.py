@@ -72,7 +72,8 @@ def on_cores(n: int) -> Iterator[None]:
         yield
     finally:
         _n_granted.set(before)
-        torch.set_num_threads(n_threads)
+        if n_threads > 1:  # else perhaps another thread has made it one for a while
+            torch.set_num_threads(n_threads)
 
 
 # A warning's message, category, file and line; and one result or, at the end, none.

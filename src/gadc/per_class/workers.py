@@ -79,6 +79,10 @@ def select_classes(
     try:
         with workers as pool:
             try:
+                # Python 3.11 may not notice the end of the last worker started until a result
+                # comes next: these come when all are started.
+                for _ in range(n_at_once):
+                    pool.submit(os.getpid)
                 _feed(pool, waiting, running, done, n_waiting=n_at_once + 1)
             except (Exception, KeyboardInterrupt, SystemExit):
                 _drain(running, done)
@@ -111,10 +115,6 @@ def worker_pool(n_workers: int, n_each: int = 1) -> Iterator[ProcessPoolExecutor
     with ProcessPoolExecutor(
         n_workers, mp_context=context, initializer=start_worker, initargs=(n_each,)
     ) as pool:
-        # Python 3.11 may not notice the end of the last worker started until a result comes next:
-        # these come when all are started.
-        for _ in range(n_workers):
-            pool.submit(os.getpid)
         try:
             yield pool
         except (OSError, ValueError) as error:
