@@ -1,5 +1,6 @@
 """Work in forks of this process: the same results as here, whatever becomes of a fork."""
 
+import contextlib
 import os
 import resource
 import signal
@@ -91,7 +92,7 @@ def test_a_fork_that_is_closed_ends_at_once() -> None:
         yield os.getpid()
         time.sleep(600.0)
 
-    with Fork(endless) as fork:
+    with contextlib.closing(Fork(endless)) as fork:
         pid = next(fork)
         os.kill(pid, 0)
     with pytest.raises(ProcessLookupError):
@@ -100,7 +101,7 @@ def test_a_fork_that_is_closed_ends_at_once() -> None:
 
 def test_work_that_can_wait_is_done_when_it_is_asked_for() -> None:
     done: list[int] = []
-    with Fork(lambda: [done.append(1) or 7], here=True) as fork:
+    with contextlib.closing(Fork(lambda: [done.append(1) or 7], here=True)) as fork:
         assert not done
         assert next(fork) == 7
         assert done == [1]

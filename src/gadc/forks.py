@@ -18,8 +18,7 @@ import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import Generic, TypeVar
 
 import torch
 
@@ -85,7 +84,7 @@ class Fork(Iterator[Result], Generic[Result]):
     """What a fork of this process finds, one result after the other, while this one goes on.
 
     Where there can be no fork, or it dies, this process does the work when results are asked for;
-    so errors show here. To be closed; it is a context manager.
+    so errors show here. To be closed.
 
     Args:
         work: Gives the results. What else it changes is lost.
@@ -155,17 +154,6 @@ class Fork(Iterator[Result], Generic[Result]):
             self._process.join()
             self._process = None
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
 
 def _send_all(work: Callable[[], Iterable[object]], sender: Connection, parent: int) -> None:
     """Be a fork: send all results, then end. Where an error is met, the end is not sent."""
@@ -214,7 +202,7 @@ def in_step(lanes: Lanes[Result], n_processes: int) -> Generator[list[Result], N
     To be closed.
 
     Args:
-        lanes: See there, and `Fork`.
+        lanes: See `Lanes`, and `Fork`.
         n_processes: At the same time, this one among them.
     """
     n = max(1, min(n_processes, len(lanes)))
@@ -223,9 +211,10 @@ def in_step(lanes: Lanes[Result], n_processes: int) -> Generator[list[Result], N
         return itertools.zip_longest(*(lane() for lane in lanes[number::n]))
 
     with contextlib.ExitStack() as stack:
-        forks = [
-            stack.enter_context(Fork(functools.partial(share, number))) for number in range(1, n)
-        ]
+        forks = []
+        for number in range(1, n):
+            forks.append(Fork(functools.partial(share, number)))
+            stack.callback(forks[-1].close)
         for shares in itertools.zip_longest(share(0), *forks, fillvalue=()):
             by_lane = itertools.chain.from_iterable(itertools.zip_longest(*shares))
             yield [result for result in by_lane if result is not None]

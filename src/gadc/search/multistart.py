@@ -1,5 +1,6 @@
 """The whole search for one class: starts, exchanges, and the order of the result."""
 
+import contextlib
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -154,7 +155,9 @@ def _search(
         found = Exchanged(descended.indices, descended.value, False, descended.counts)
         return _result(objective, found, candidates, best_start, start_values)
     # The proof seldom finds anything; where it does, the order is made anew.
-    with objective.meanwhile(lambda: in_order(objective, descended.indices, candidates)) as order:
+    with contextlib.closing(
+        objective.meanwhile(lambda: in_order(objective, descended.indices, candidates))
+    ) as order:
         best = exchange(
             objective,
             descended.indices,
