@@ -127,7 +127,10 @@ def measure(
 
 
 def cost_matrix_seconds(features: torch.Tensor, repeats: int) -> float:
-    """Return the median time of the cost matrix's product: the floor of any such selection."""
+    """Return the median time of the whole product, 2 n^2 d flops: what times are compared with.
+
+    A selection makes little more than half of it, since the matrix is symmetric.
+    """
     seconds = []
     for _ in range(max(repeats, 3)):
         started = time.perf_counter()

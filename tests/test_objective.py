@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from gadc import InputError, Objective, exact_partial_transport
-from gadc.objective.cost import cost_scale
+from gadc.objective.cost import LEAST_MIRRORED_FEATURES, cost_scale, squared_distances
 from golden import N_CASES, golden
 from real_data import needs_real_data
 from slow_search import slow_best_addition
@@ -26,6 +26,17 @@ def test_golden_terms(case: int) -> None:
     tolerance = 1e-4 if case == 6 else 1e-5
     assert terms["transport"] == pytest.approx(problem.numbers["ot_converged"], rel=tolerance)
     assert terms["transport_lower_bound"] <= problem.numbers["ot_exact_lp"] * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("d", [LEAST_MIRRORED_FEATURES, LEAST_MIRRORED_FEATURES - 1])
+@pytest.mark.parametrize("n", [1, 3, 8, 61])
+def test_distances_among_the_same_images(n: int, d: int) -> None:
+    images = torch.randn(n, d, generator=torch.Generator().manual_seed(0))
+    plain = torch.cdist(images.double(), images.double()).square()
+    distances = squared_distances(images, images)
+    assert torch.allclose(distances.double(), plain, atol=1e-3)
+    assert torch.allclose(distances, distances.T, atol=1e-3)
+    assert torch.allclose(distances, squared_distances(images, images.clone()), atol=1e-3)
 
 
 def test_value_by_hand() -> None:

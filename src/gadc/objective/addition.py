@@ -107,13 +107,13 @@ class Additions:
             self._starts, self._whole = starts.copy(), whole
             return function(item), self._starts
 
-        try:
-            with self._threads.one_each():
+        with self._threads.one_each():
+            try:
                 found = in_forks(from_here, items, self._threads.n_threads)
-        finally:
-            self._starts, self._whole = starts, whole
-        for _, learnt in found:
-            starts.learn(learnt)
+            finally:
+                self._starts, self._whole = starts, whole
+            for _, learnt in found:
+                starts.learn(learnt)
         return [result for result, _ in found]
 
     def meanwhile(self, work: Callable[[], Result]) -> Fork[Result]:

@@ -22,6 +22,10 @@ SAMPLED = 100_000
 SAMPLE_MARGIN = 2_000
 # Rows at a time when differences are squared one by one.
 DIRECT_ROWS = 1024
+# Distances among the same images are symmetric: of so many stripes only what lies below the
+# diagonal is multiplied. Of fewer features, copying the rest takes longer than it saves.
+N_STRIPES = 8
+LEAST_MIRRORED_FEATURES = 512
 
 
 def as_features(features: np.ndarray | torch.Tensor, name: str = "features") -> torch.Tensor:
@@ -57,8 +61,8 @@ def centre_of(features: torch.Tensor) -> torch.Tensor:
     The mean, which is cheap; the median where an outlier has dragged the mean so far away that
     the distances between the others would lose their digits.
     """
-    mean = features.mean(0, dtype=torch.float64)
-    norms = (features - mean.to(features.dtype)).square().sum(1, dtype=torch.float64)
+    mean = column_sums(features) / len(features)
+    norms = _squared_norms(features - mean.to(features.dtype))
     if norms.max() > FLOAT32_NORM_RATIO * norms.median():
         return features.double().median(0).values
     return mean
@@ -66,7 +70,8 @@ def centre_of(features: torch.Tensor) -> torch.Tensor:
 
 def centred(features: torch.Tensor, centre: torch.Tensor) -> torch.Tensor:
     """Return `features - centre`, float32, rounded once."""
-    return (features.double() - centre).float()
+    blocks = features.split(max(1, SUMMED_ENTRIES // features.shape[1]))
+    return torch.cat([(block.double() - centre).float() for block in blocks])
 
 
 def class_costs(
@@ -74,7 +79,8 @@ def class_costs(
 ) -> torch.Tensor:
     """Return `||images_i - goal_j||^2`, float32 [n, k].
 
-    One matrix product on centred features, 2 n k d flops. Far-off images or distant groups can
+    One matrix product on centred features, 2 n k d flops, or little more than half as many among
+    the same images. Far-off images or distant groups can
     make the norms so much larger than the distances that these drown in rounding; then the
     differences are squared one by one, in float64, which takes some fifty times as long.
 
@@ -85,10 +91,10 @@ def class_costs(
         columns: The goal, `centred` likewise.
     """
     cost = squared_distances(rows, columns)
-    row_norms, column_norms = DROWNED * rows.square().sum(1), DROWNED * columns.square().sum(1)
+    row_norms, column_norms = _norms_of(rows, columns, cost.dtype)
     block = max(1, BLOCK_ENTRIES // cost.shape[1])
     n_drowned = sum(
-        int((some < norms[:, None] + column_norms).sum())
+        int((some < torch.add(norms[:, None], column_norms).mul_(DROWNED)).sum())
         for some, norms in zip(cost.split(block), row_norms.split(block), strict=True)
     )
     n_equal = max(len(images), len(goal))  # every image may be in the goal too
@@ -103,26 +109,62 @@ def class_costs(
 
 
 def squared_distances(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-    """Return `||rows_i - columns_j||^2` by one matrix product, float32 [n_rows, n_columns].
+    """Return `||rows_i - columns_j||^2` by matrix products, float32 [n_rows, n_columns].
 
     Args:
         rows: Features [n_rows, d], centred.
-        columns: Features [n_columns, d], centred likewise.
+        columns: Features [n_columns, d], centred likewise; perhaps the same tensor.
     """
-    row_norms = rows.square().sum(1, dtype=torch.float64)  # [n_rows]
-    column_norms = columns.square().sum(1, dtype=torch.float64)  # [n_columns]
+    is_same = columns is rows
+    row_norms, column_norms = _norms_of(rows, columns, torch.float64)
     typical = (row_norms.median() + column_norms.median()).item()
     largest = max(row_norms.max().item(), column_norms.max().item())
     if largest > FLOAT32_NORM_RATIO * typical:
         rows, columns = rows.double(), columns.double()
-    cost = torch.addmm(column_norms.to(rows.dtype), rows, columns.T, alpha=-2.0)
-    cost += row_norms.to(rows.dtype)[:, None]
-    return cost.clamp_(min=0.0).float()
+    row_norms, column_norms = row_norms.to(rows.dtype), column_norms.to(rows.dtype)
+    if is_same and rows.shape[1] >= LEAST_MIRRORED_FEATURES:
+        return _mirrored(rows, row_norms)
+    return _expanded(rows, row_norms, columns, column_norms).float()
 
 
-def column_sums(cost: torch.Tensor) -> torch.Tensor:
-    """Return the sum of each column of `cost` [n_rows, n_columns], float64 [n_columns]."""
-    blocks = cost.split(max(1, SUMMED_ENTRIES // cost.shape[1]))
+def _norms_of(
+    rows: torch.Tensor, columns: torch.Tensor, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the squared norms of both, which may be the same."""
+    row_norms = _squared_norms(rows).to(dtype)
+    return row_norms, row_norms if columns is rows else _squared_norms(columns).to(dtype)
+
+
+def _squared_norms(features: torch.Tensor) -> torch.Tensor:
+    """Return them, float64 [n]."""
+    blocks = features.split(max(1, SUMMED_ENTRIES // features.shape[1]))
+    return torch.cat([block.square().sum(1, dtype=torch.float64) for block in blocks])
+
+
+def _expanded(
+    rows: torch.Tensor, row_norms: torch.Tensor, columns: torch.Tensor, column_norms: torch.Tensor
+) -> torch.Tensor:
+    """Return `|x|^2 + |y|^2 - 2 x.y`, where that is positive, [n_rows, n_columns]."""
+    cost = torch.addmm(column_norms, rows, columns.T, alpha=-2.0)
+    cost += row_norms[:, None]
+    return cost.clamp_(min=0.0)
+
+
+def _mirrored(features: torch.Tensor, norms: torch.Tensor) -> torch.Tensor:
+    """Return squared distances among `features` [n, d], float32 [n, n]."""
+    n = len(features)
+    cost = torch.empty(n, n, device=features.device)
+    width = -(-n // N_STRIPES)
+    for first in range(0, n, width):
+        here, below = slice(first, first + width), slice(first + width, None)
+        cost[first:, here] = _expanded(features[first:], norms[first:], features[here], norms[here])
+        cost[here, below] = cost[below, here].T
+    return cost
+
+
+def column_sums(matrix: torch.Tensor) -> torch.Tensor:
+    """Return the sum of each column of `matrix` [n_rows, n_columns], float64 [n_columns]."""
+    blocks = matrix.split(max(1, SUMMED_ENTRIES // matrix.shape[1]))
     return torch.stack([block.double().sum(0) for block in blocks]).sum(0)
 
 
