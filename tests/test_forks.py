@@ -99,6 +99,18 @@ def test_a_fork_that_is_closed_ends_at_once() -> None:
         os.kill(pid, 0)
 
 
+@needs_forks
+def test_a_fork_that_has_told_all_is_neither_killed_nor_waited_for() -> None:
+    with contextlib.closing(Fork(lambda: [os.getpid()])) as fork:
+        process = fork._process
+        assert process is not None
+        assert next(fork) == process.pid
+        # Its last message has come, whether or not anybody has asked for more.
+        wait_until(lambda: fork._has_told_all())
+    process.join()
+    assert process.exitcode == 0
+
+
 def test_work_that_can_wait_is_done_when_it_is_asked_for() -> None:
     done: list[int] = []
     with contextlib.closing(Fork(lambda: [done.append(1) or 7], here=True)) as fork:

@@ -55,3 +55,28 @@ def test_a_kick_never_makes_it_worse_and_keeps_what_must_stay() -> None:
     assert found.value <= best.value
     assert set(best.indices[:3]) <= set(found.indices)
     assert found.value == pytest.approx(objective.value(found.indices), rel=1e-6)
+
+
+def test_a_descent_ends_where_one_has_ended_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    objective, candidates, best = problem()
+    start = list(range(6))
+    n_looks = 0
+    look = objective.likely_exchanges
+
+    def counted(*args: object, **kwargs: object) -> list[Addition]:
+        nonlocal n_looks
+        n_looks += 1
+        return look(*args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(objective, "likely_exchanges", counted)
+    objective.forget()
+    assert descend(objective, start, candidates).indices == best.indices
+    n_to_the_end = n_looks
+    n_looks = 0
+    objective.forget()
+    known = {frozenset(best.indices)}
+    assert descend(objective, start, candidates, known=known).indices == best.indices
+    assert 0 < n_looks < n_to_the_end
+    n_looks = 0
+    assert descend(objective, best.indices, candidates, known=known).indices == best.indices
+    assert n_looks == 0

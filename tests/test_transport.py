@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gadc import ConvergenceWarning, InputError, exact_partial_transport, partial_transport
+from gadc.objective.transport import Problem
 from golden import N_CASES, golden
 from real_data import needs_real_data
 from slow_search import sinkhorn
@@ -160,6 +161,18 @@ def test_survives_costs_far_above_epsilon(ratio: float) -> None:
     solved = partial_transport(cost, epsilon=cost.max() / ratio)
     assert solved.converged
     assert solved.transport_cost == pytest.approx(pot_optimum(cost, 1.05), rel=0.05)
+
+
+@pytest.mark.parametrize("capacity", [1.0, 1.05])
+@pytest.mark.parametrize("off", [0.0, 0.01, 0.5, 1e3, np.nan, np.inf])
+def test_a_start_near_the_answer_or_not_leads_to_it(capacity: float, off: float) -> None:
+    costs = torch.from_numpy(random_cost(7, 40))
+    problem = Problem(capacity, epsilon=0.1)
+    answer = problem.solve(costs[None]).potentials[0]
+    start = answer.clone()
+    start[2] += off
+    found = problem.potentials_from(costs, start)
+    assert torch.allclose(found, answer, atol=1e-6)
 
 
 def test_early_stop_warns_with_remedy() -> None:

@@ -94,6 +94,7 @@ class Fork(Iterator[Result], Generic[Result]):
     def __init__(self, work: Callable[[], Iterable[Result]], *, here: bool = False) -> None:
         self._work = work
         self._n_received = 0
+        self._is_over = False
         self._here: Iterator[Result] | None = None
         self._process: BaseProcess | None = None
         self._receiver: Connection | None = None
@@ -142,17 +143,26 @@ class Fork(Iterator[Result], Generic[Result]):
             message: _Message[Result] = pickle.loads(self._receiver.recv_bytes())
         except (EOFError, OSError):
             return None
+        self._is_over = not message[0]
         return message
 
     def close(self) -> None:
         """End the fork, if it is still at work."""
+        if self._process is not None and not self._has_told_all():
+            self._process.kill()
+            self._process.join()
+        # One that has told all ends by itself, which takes a while; the next fork made reaps it.
+        self._process = None
         if self._receiver is not None:
             _receivers.discard(self._receiver)
             self._receiver.close()
-        if self._process is not None:
-            self._process.kill()
-            self._process.join()
-            self._process = None
+
+    def _has_told_all(self) -> bool:
+        """Tell whether the fork's last message is here; what it found is dropped."""
+        while not self._is_over and self._receiver is not None and self._receiver.poll():
+            if self._received() is None:
+                return False
+        return self._is_over
 
 
 def _send_all(work: Callable[[], Iterable[object]], sender: Connection, parent: int) -> None:

@@ -60,7 +60,7 @@ def iterated_steps(
         scaled = scaling * vectors
         columns = scaled[:, :-1] @ extension.plan32
         columns.addcmul_(newcomer, scaled[:, -1:]).mul_(root).mul_(root)
-        base = columns @ extension.plan32.T
+        base = extension.plan_sums(columns)
         own_row = columns.mul_(newcomer).sum(1, keepdim=True)
         products = there * (1.0 + RIDGE) * vectors - scaling * torch.cat([base, own_row], 1)
         # Fixes the direction in which all potentials shift together.

@@ -8,7 +8,7 @@ candidates orders them nearly as their objectives do.
 import torch
 
 from gadc.objective.extension import Extension
-from gadc.objective.row_scaling import row_steps
+from gadc.objective.row_scaling import LOG2_E, row_steps
 from gadc.objective.threads import Threads, block_rows
 
 # Longest step of a newcomer's potential, as the logarithm of a scaling.
@@ -41,18 +41,20 @@ def entropic_floors(
         some = _drawn(len(masses), n_columns).to(cost.device)
         cost, column = cost.index_select(1, some), column[some]
         masses = masses[some] * (len(masses) / n_columns)
-    column = column / problem.epsilon
+    unit = LOG2_E / problem.epsilon
+    column = column * unit
 
     def floors(block: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         images, potentials = block
         log_scaling = potentials / problem.epsilon  # float64 [p]
-        kernel = torch.add(column, cost.index_select(0, images), alpha=-1.0 / problem.epsilon)
-        kernel.add_(log_scaling.float()[:, None]).clamp_(max=MAX_LOG_KERNEL).exp_()
+        kernel = torch.add(column, cost.index_select(0, images), alpha=-unit)
+        kernel.add_((potentials * unit).float()[:, None]).clamp_(max=LOG2_E * MAX_LOG_KERNEL)
+        kernel.exp2_()
         # Base and slack hold the rest of every column.
         step = row_steps(kernel / (kernel + 1.0), masses, wanted.float())
         step.nan_to_num_(nan=0.0).clamp_(-MAX_LOG_STEP, MAX_LOG_STEP)
-        taken = kernel.mul_(step.exp()[:, None]).add_(1.0).log_() @ masses
-        return problem.epsilon * ((log_scaling + step) * wanted - taken)
+        taken = kernel.mul_(step.exp()[:, None]).add_(1.0).log2_() @ masses
+        return problem.epsilon * ((log_scaling + step) * wanted - taken / LOG2_E)
 
     rows = block_rows(cost)
     blocks = list(zip(pool.split(rows), newcomers.split(rows), strict=True))

@@ -61,7 +61,9 @@ class Extension:
         self.column = self.column32.double()
         self.plan = torch.exp(scaled + self.column / problem.epsilon)
         # What is next to nothing is nothing: arithmetic on subnormal numbers is slow.
-        self.plan32 = torch.where(self.plan > LEAST_SHARE, self.plan, 0.0).float()
+        shares = torch.where(self.plan > LEAST_SHARE, self.plan, 0.0).float()
+        self._padded_plan = torch.cat([shares, shares.new_zeros(-len(shares) % PADDED, n)])
+        self.plan32 = self._padded_plan[: len(shares)]
         self.column_mass32 = self.column_mass.float()
         self.surplus = self.base_costs - potentials[:, None] - self.column
         held = self.plan32 * self.column_mass32
@@ -72,6 +74,10 @@ class Extension:
         self._overlaps: Overlaps | None = None
         self._inverse_hessian: torch.Tensor | None = None
         self._plan_costs: torch.Tensor | None = None
+
+    def plan_sums(self, columns: torch.Tensor) -> torch.Tensor:
+        """Return `sum_l columns_l P_il` for each of `columns` float32 [p, n], [p, r]."""
+        return (columns @ self._padded_plan.T)[:, : len(self.plan32)]
 
     @classmethod
     def solved(
@@ -93,14 +99,14 @@ class Extension:
         n_slack = int(problem.has_slack)
         if not len(base):
             return cls(problem, cost, base, cost.new_zeros(n_slack, dtype=torch.float64))
-        costs = cost[base].double()[None]  # [1, m - 1, n]
+        costs = cost[base].double()  # [m - 1, n]
         roughly = replace(problem, tol=TOL)
         if start is not None and bool(start.isfinite().all()):
             begin = torch.cat([start, start.new_zeros(n_slack)])
-            solution = roughly.solve_from(costs, begin[None])
+            potentials = roughly.potentials_from(costs, begin)
         else:
-            solution = roughly.solve(costs)
-        return cls(problem, cost, base, solution.potentials[0])
+            potentials = roughly.solve(costs[None]).potentials[0]
+        return cls(problem, cost, base, potentials)
 
     def _masses_of(self, m: int) -> torch.Tensor:
         """Return what each of the base's rows, the slack and the newcomer hold in a set of m."""

@@ -4,7 +4,7 @@ import torch
 
 from gadc.objective.conjugate import iterated_steps, shortened, without_dropped
 from gadc.objective.extension import Extension
-from gadc.objective.row_scaling import MAX_LOG_KERNEL, scale_rows
+from gadc.objective.row_scaling import LOG2_E, MAX_LOG_KERNEL, scale_rows
 
 # Before the first step of all rows: steps of a candidate's own scaling alone.
 N_OWN_STEPS = 2
@@ -47,9 +47,9 @@ class FastStack:
         self.surplus = extension.cost.index_select(0, pool)  # several times as fast as cost[pool]
         self.surplus.sub_(extension.column32).sub_(newcomers32[:, None])
         self.newcomer = (
-            (self.surplus * (-1.0 / extension.problem.epsilon))
-            .clamp_(-MAX_LOG_KERNEL, MAX_LOG_KERNEL)
-            .exp_()
+            (self.surplus * (-LOG2_E / extension.problem.epsilon))
+            .clamp_(-LOG2_E * MAX_LOG_KERNEL, LOG2_E * MAX_LOG_KERNEL)
+            .exp2_()
         )
 
     @property
@@ -79,8 +79,8 @@ class FastStack:
         )
         scaling[:, -1:] = log_own.exp()
         inverse = taken.addcmul_(self.newcomer, scaling[:, -1:]).reciprocal_()
-        base = inverse @ extension.held_and_surplus[:, : scaling.shape[1] - 1]
         inverse *= extension.column_mass32
+        base = extension.plan_sums(inverse)
         newcomer = (inverse * self.newcomer).sum(1, keepdim=True)
         return scaling, inverse, self._errors(torch.cat([base, newcomer], 1), scaling)
 

@@ -30,6 +30,8 @@ MAX_STEPS = 3
 ROUGH = 0.3
 # Others are seldom off by more than this share of the scale over m.
 DOUBT = 0.002
+# Row masses of those that are solved are right to this, and their costs to about 1e-7 of the scale.
+TOL = 1e-5
 # Of exchanges, while the others rest, they are seldom too high by more than this share of epsilon
 # over m.
 RESTING_DOUBT = 0.2
@@ -117,7 +119,7 @@ def likely(
     if len(few):
         race = Race(below - tried.rest, tried.which, tried.rest)
         costs, solved = solve(
-            extension, tried.pool, potentials[few], dropped=tried.dropped, rule=race
+            extension, tried.pool, potentials[few], dropped=tried.dropped, rule=race, tol=TOL
         )
         for i in range(len(pools)):
             done = torch.nonzero(costs.isfinite() & (tried.which == i))[:, 0]

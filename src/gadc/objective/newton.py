@@ -1,4 +1,6 @@
-"""Damped Newton on the semi-dual of partial transport, for a shrinking batch of problems."""
+"""Newton on the semi-dual of partial transport: damped for batches, plain near an answer."""
+
+import math
 
 import torch
 
@@ -14,6 +16,8 @@ LEAST_RAISED_DAMPING = 1e-6
 LEAST_DAMPING = 1e-12
 # Relative rounding of the dual value: a step that loses less is not a loss.
 VALUE_ROUNDING = 1e-13
+# Keeps a row that holds no mass at all solvable.
+LEAST_DIAGONAL = 1e-14
 
 
 class NewtonState:
@@ -89,11 +93,9 @@ class NewtonState:
         negative_hessian = (held @ self.share.transpose(1, 2)).neg_()
         diagonal = there * (1.0 + self.damping[:, None]) + torch.finfo(torch.float64).tiny
         negative_hessian.diagonal(dim1=1, dim2=2).add_(diagonal)
-        # Adding a constant to all potentials changes nothing: fix that direction. The tiny ridge
-        # keeps a row that holds no mass at all solvable.
-        r = len(self.masses)
-        negative_hessian += 1.0 / r**2
-        negative_hessian.diagonal(dim1=1, dim2=2).add_(1e-14)
+        # Adding a constant to all potentials changes nothing: fix that direction.
+        negative_hessian += 1.0 / len(self.masses) ** 2
+        negative_hessian.diagonal(dim1=1, dim2=2).add_(LEAST_DIAGONAL)
         step = torch.linalg.solve(negative_hessian, self.gradient)
         length = step.amax(1) - step.amin(1)
         is_long = length > self.radius
@@ -113,3 +115,46 @@ class NewtonState:
             value = torch.where(better, value, self.value)
             share = torch.where(better[:, None, None], share, self.share)
         self._be_at(proposed, value, share)
+
+
+def climb_plainly(
+    costs: torch.Tensor,
+    masses: torch.Tensor,
+    column_masses: torch.Tensor,
+    potentials: torch.Tensor,
+    epsilon: float,
+    *,
+    tol: float,
+    max_iter: int,
+) -> torch.Tensor | None:
+    """Take plain Newton steps from near the answer: a few operations each, where damping has many.
+
+    Args:
+        costs: Of one problem, the slack's row included, [r, n].
+        masses: What each row must hold, [r].
+        column_masses: What each column holds, [n].
+        potentials: Where to start, [r].
+        epsilon: Entropic regularisation.
+        tol: Summed error of the row masses at which to stop.
+        max_iter: Steps at most.
+
+    Returns:
+        The potentials [r]; None where the start was not near enough.
+    """
+    for _ in range(max_iter + 1):
+        share = torch.softmax((potentials[:, None] - costs) / epsilon, 0)
+        held = share * column_masses
+        there = held.sum(1)
+        missing = masses - there
+        error = float(missing.abs().sum())
+        if error <= tol:
+            return potentials
+        negative_hessian = (held @ share.T).neg_()
+        negative_hessian.diagonal().add_(there).add_(LEAST_DIAGONAL)
+        negative_hessian += 1.0 / len(masses) ** 2  # fixes the direction in which all shift
+        step, info = torch.linalg.solve_ex(negative_hessian, missing)
+        length = float(step.amax() - step.amin())
+        if int(info) or not length < math.inf:
+            return None
+        potentials = potentials + epsilon * min(1.0, FIRST_RADIUS / max(length, 1e-30)) * step
+    return None

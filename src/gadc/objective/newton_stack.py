@@ -8,7 +8,7 @@ from gadc.errors import ConvergenceWarning
 from gadc.objective.conjugate import RIDGE, iterated_steps, shortened, without_dropped
 from gadc.objective.extension import MAX_LOG_SCALING, Extension
 from gadc.objective.first_order import SAFETY, Sensitivity, decrements
-from gadc.objective.row_scaling import scale_rows
+from gadc.objective.row_scaling import LOG2_E, scale_rows
 
 # Newton steps for a candidate before it is handed to the general solver.
 MAX_STEPS = 20
@@ -77,9 +77,8 @@ class Race(Rule):
 
     def possible(self, stack: "NewtonStack", steps: torch.Tensor, n_steps: int) -> torch.Tensor:
         """See `Rule.possible`."""
-        estimates, error = stack.estimates(), stack.error
-        done = error <= stack.extension.problem.tol
-        settles = (steps.abs().amax(1) <= SHORT_STEP) & error.isfinite()
+        estimates, done = stack.estimates(), stack.is_done
+        settles = (steps.abs().amax(1) <= SHORT_STEP) & stack.error.isfinite()
         doubt = torch.where(settles, (estimates - self._before).abs(), torch.inf)
         doubt[done] = 0.0
         self._before = estimates
@@ -106,6 +105,7 @@ class NewtonStack:
         pool: The candidates [p].
         potentials: Where to start: base rows, slack, newcomer, [p, r + 1].
         dropped: Which image of the base each takes the place of, [p]; default: it joins them all.
+        tol: Summed error of the row masses at which one is done; default: that of the problem.
 
     Attributes:
         there: Row masses at the present scalings, [p, r + 1].
@@ -120,17 +120,19 @@ class NewtonStack:
         potentials: torch.Tensor,
         *,
         dropped: torch.Tensor | None = None,
+        tol: float | None = None,
     ) -> None:
         self.extension, self.dropped = extension, dropped
+        self.tol = extension.problem.tol if tol is None else tol
         self.masses = extension.masses_for(dropped)
         epsilon = extension.problem.epsilon
         self.newcomer_costs = extension.cost.index_select(0, pool).double()  # [p, n]
         newcomers = potentials[:, -1:]
         self.newcomer = (
             (newcomers + extension.column - self.newcomer_costs)
-            .div_(epsilon)
-            .clamp_(max=MAX_LOG_SCALING)
-            .exp_()
+            .mul_(LOG2_E / epsilon)
+            .clamp_(max=LOG2_E * MAX_LOG_SCALING)
+            .exp2_()
         )  # [p, n]
         self.start = extension.with_newcomers(newcomers[:, 0])
         self.log_scaling = (potentials - self.start) / epsilon
@@ -144,6 +146,11 @@ class NewtonStack:
         ):  # fmt: skip
             setattr(self, name, getattr(self, name)[mask])
         self.dropped = None if self.dropped is None else self.dropped[mask]
+
+    @property
+    def is_done(self) -> torch.Tensor:
+        """Whose row masses are right, bool [p]."""
+        return self.error <= self.tol
 
     @property
     def potentials(self) -> torch.Tensor:
@@ -176,7 +183,7 @@ class NewtonStack:
         newcomer, weight = newcomer.mul_(root).float(), root.float()
         hessian = weight.new_zeros(p, rows, rows)
         hessian[:, -1, -1] = newcomer.square().sum(1)
-        hessian[:, -1, :-1] = newcomer.mul_(weight) @ self.extension.plan32.T
+        hessian[:, -1, :-1] = self.extension.plan_sums(newcomer.mul_(weight))
         overlaps = self.extension.overlaps
         hessian[:, overlaps.pairs[1], overlaps.pairs[0]] = overlaps.sums(weight)
         hessian *= scaling[:, :, None]
@@ -304,6 +311,7 @@ def solve(
     *,
     dropped: torch.Tensor | None = None,
     rule: Rule | None = None,
+    tol: float | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the converged transport costs of "base + j" for the candidates `pool` [p].
 
@@ -313,6 +321,7 @@ def solve(
         potentials: Where to start, [p, r + 1].
         dropped: See `NewtonStack`.
         rule: Which of them are given up before; default: none.
+        tol: See `NewtonStack`.
 
     Returns:
         Costs [p], infinite where given up; and the potentials [p, r + 1] of the others.
@@ -322,12 +331,11 @@ def solve(
     """
     costs = extension.cost.new_full((len(pool),), torch.inf, dtype=torch.float64)
     solved = potentials.clone()
-    stack = NewtonStack(extension, pool, potentials, dropped=dropped)
+    stack = NewtonStack(extension, pool, potentials, dropped=dropped, tol=tol)
     left = torch.arange(len(pool), device=costs.device)
     hard: list[torch.Tensor] = []
     for n_steps in range(MAX_STEPS):
-        error = stack.error
-        done = error <= extension.problem.tol
+        done = stack.is_done
         if done.any():
             costs[left[done]] = stack.estimates()[done]
             solved[left[done]] = stack.potentials[done]
@@ -335,7 +343,7 @@ def solve(
                 left = left[:0]
                 break
         steps = stack.newton_steps()
-        fit = error.isfinite() & steps.isfinite().all(1)
+        fit = stack.error.isfinite() & steps.isfinite().all(1)
         going = ~done if rule is None else ~done & (rule.possible(stack, steps, n_steps) | ~fit)
         if not fit.all():
             hard.append(left[going & ~fit])

@@ -12,7 +12,7 @@ order, and mostly too low.
 import torch
 
 from gadc.objective.extension import Extension
-from gadc.objective.row_scaling import MAX_LOG_KERNEL, scale_rows
+from gadc.objective.row_scaling import LOG2_E, MAX_LOG_KERNEL, scale_rows
 from gadc.objective.threads import Threads, block_rows
 
 # Newton steps of a newcomer's scaling.
@@ -45,7 +45,8 @@ def resting_estimates(
     stays = potentials.new_ones(len(places), len(potentials)).scatter_(1, places[:, None], 0.0)
     # Of what stays beside each place: shares of columns, potentials of columns, E_l[C - f].
     taken = (stays @ extension.plan).clamp_(min=LEAST_SHARE)  # [places, n]
-    column = (extension.column - epsilon * taken.log()).float()
+    unit = LOG2_E / epsilon
+    column = (extension.column * unit - taken.log2()).float()
     mean = (stays @ extension.plan_costs - (stays * potentials) @ extension.plan) / taken
     shared = stays * potentials @ masses[:-1] + mean @ extension.column_mass
     mean, one = mean.float(), column.new_ones(())
@@ -53,8 +54,9 @@ def resting_estimates(
     def estimated(block: tuple[int, torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, ...]:
         place, images, own = block
         costs = extension.cost.index_select(0, images)  # [p, n]
-        kernel = (column[place] - costs).mul_(1.0 / epsilon).add_((own / epsilon).float()[:, None])
-        kernel.clamp_(-MAX_LOG_KERNEL, MAX_LOG_KERNEL).exp_()
+        kernel = torch.add(column[place], costs, alpha=-unit)
+        kernel.add_((own * unit).float()[:, None])
+        kernel.clamp_(-LOG2_E * MAX_LOG_KERNEL, LOG2_E * MAX_LOG_KERNEL).exp2_()
         log_scaling = torch.zeros_like(kernel[:, :1])
         scale_rows(log_scaling, kernel, one, column_mass, masses[-1].float(), n_steps=N_STEPS)
         kernel *= log_scaling.exp()

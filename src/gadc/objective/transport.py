@@ -30,7 +30,7 @@ import numpy as np
 import torch
 
 from gadc.errors import ConvergenceWarning, InputError
-from gadc.objective.newton import NewtonState
+from gadc.objective.newton import NewtonState, climb_plainly
 from gadc.objective.weights import as_weights
 
 Array = np.ndarray | torch.Tensor
@@ -237,12 +237,23 @@ class Problem:
             slack += self.slack_costs.to(costs.device)
         return torch.cat([costs, slack], 1)
 
-    def solve_from(self, costs: torch.Tensor, start: torch.Tensor) -> Solution:
-        """Solve one problem [1, m, n] from potentials [1, r] near the answer; else from cold."""
-        solution = self._climb(
-            costs, start, costs.new_full((1,), self.epsilon), min(WARM_STEPS, self.max_iter)
+    def potentials_from(self, costs: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
+        """Solve one problem [m, n] from potentials [r] near the answer; else from cold.
+
+        Returns:
+            Its potentials [r], the slack's at zero.
+        """
+        m, n = costs.shape
+        found = climb_plainly(
+            self.with_slack(costs[None])[0],
+            self.row_masses(m, costs.device),
+            self.column_masses(n, costs.device),
+            start,
+            self.epsilon,
+            tol=self.tol * self.capacity,
+            max_iter=min(WARM_STEPS, self.max_iter),
         )
-        return solution if bool(solution.converged) else self.solve(costs)
+        return self.solve(costs[None]).potentials[0] if found is None else self._gauged(found)
 
     def solve(self, costs: torch.Tensor) -> Solution:
         """Maximise the semi-dual of each problem, costs [b, m, n]."""
@@ -324,8 +335,13 @@ class Problem:
             if cooling.any():
                 state.cool(cooling, self.epsilon)
             state.step()
-        gauge = potentials[:, -1:] if self.has_slack else potentials.mean(1, keepdim=True)
-        return Solution(potentials - gauge, row_error, row_error <= tol, n_iter)
+        return Solution(self._gauged(potentials), row_error, row_error <= tol, n_iter)
+
+    def _gauged(self, potentials: torch.Tensor) -> torch.Tensor:
+        """Return potentials [..., r] with the slack's at zero, or without slack their mean."""
+        if self.has_slack:
+            return potentials - potentials[..., -1:]
+        return potentials - potentials.mean(-1, keepdim=True)
 
     def plan(self, costs: torch.Tensor, potentials: torch.Tensor) -> torch.Tensor:
         """Return the plans [b, m, n] of `potentials`, rounded onto the constraints.

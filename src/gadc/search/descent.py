@@ -5,7 +5,7 @@ likely candidates costs a small part of a look at all.
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +14,8 @@ from gadc.objective.total import Objective
 from gadc.search.candidates import Candidates
 from gadc.search.counts import Counts
 
-# An exchange must lower the objective by this share of the median cost; solved values are
-# accurate to about a hundredth of it.
+# An exchange must lower the objective by this share of the median cost; values of a descent are
+# accurate to about a tenth of it.
 LEAST_GAIN = 1e-6
 # What may replace an image: so many that are nearest to it, and those that the whole set gains most
 # by.
@@ -39,7 +39,7 @@ class Descended:
 
     Attributes:
         indices: [k], each in the place of the image it replaced.
-        value: The objective.
+        value: The objective, to about a tenth of `LEAST_GAIN`.
         counts: The work done.
     """
 
@@ -58,6 +58,7 @@ def descend(
     max_swaps: int | None = None,
     breadth: int = 1,
     welcome: np.ndarray | None = None,
+    known: Collection[frozenset[int]] = (),
 ) -> Descended:
     """Improve `indices` by exchanges that look good.
 
@@ -72,6 +73,7 @@ def descend(
         breadth: So many times as many images as usual may replace one.
         welcome: Images that may replace any chosen one, wherever they lie; default: those whose
             addition to the whole set would gain most.
+        known: Subsets where descents have ended before; this one ends there too.
 
     Source: the queue of touched places is the don't-look bits of Bentley 1992, "Fast algorithms
     for geometric traveling salesman problems".
@@ -88,7 +90,11 @@ def descend(
         welcome = _most_welcome(objective, chosen, candidates, breadth * N_WELCOME)
     n_together = FEW_PLACES if len(chosen) <= FEW_PLACES else PLACES_TOGETHER
     least_gain = LEAST_GAIN * objective.scale
-    while queue and (max_swaps is None or counts.n_swaps < max_swaps):
+    while (
+        queue
+        and (max_swaps is None or counts.n_swaps < max_swaps)
+        and frozenset(chosen) not in known
+    ):
         places = [queue.popleft() for _ in range(min(n_together, len(queue)))]
         is_free = candidates.is_allowed(chosen)
         pools = []

@@ -162,7 +162,6 @@ def _search(
             objective,
             descended.indices,
             candidates,
-            value=descended.value,
             max_swaps=None
             if max_swaps is None
             else max(0, max_swaps - ends[best_start].counts.n_swaps),

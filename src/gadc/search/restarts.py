@@ -1,6 +1,7 @@
 """Kicks: leave a local optimum by replacing a few images at once, then descend again."""
 
 import functools
+from collections.abc import Collection
 from dataclasses import replace
 
 import numpy as np
@@ -48,6 +49,7 @@ def kick(
     Source: iterated local search, Lourenco, Martin & Stutzle 2003.
     """
     kept = set(candidates.keep)
+    known = {frozenset(best.indices)}
     n_failed = 0
     most_failed = patience if len(best.indices) <= FEW_IMAGES else 2 * patience
     while n_failed < most_failed and len(best.indices) - len(kept) > 1:
@@ -57,11 +59,12 @@ def kick(
             for n_replaced in N_REPLACED
         ]
         found = objective.independently(
-            functools.partial(_refilled, objective, best.indices, candidates), emptied
+            functools.partial(_refilled, objective, best.indices, candidates, known), emptied
         )
         counts = best.counts
         for attempt in found:
             counts = counts.plus(attempt.counts)
+            known.add(frozenset(attempt.indices))
         better = min(found, key=lambda attempt: attempt.value)
         gain = best.value - better.value
         n_failed = 0 if gain > WORTHWHILE * abs(best.value) else n_failed + len(found)
@@ -72,9 +75,13 @@ def kick(
 
 
 def _refilled(
-    objective: Objective, indices: list[int], candidates: Candidates, emptied: list[int]
+    objective: Objective,
+    indices: list[int],
+    candidates: Candidates,
+    known: Collection[frozenset[int]],
+    emptied: list[int],
 ) -> Descended:
-    """Fill some places of a subset with likely other images, and descend.
+    """Fill some places of a subset with likely other images, and descend, as far as is not known.
 
     The objective is infinite where too few images are left.
     """
@@ -100,5 +107,6 @@ def _refilled(
         value=addition.value,
         touched=touched,
         welcome=shortlist[:N_WELCOME],
+        known=known,
     )
     return replace(improved, counts=counts.plus(improved.counts))

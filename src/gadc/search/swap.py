@@ -32,7 +32,6 @@ def exchange(
     indices: list[int],
     candidates: Candidates,
     *,
-    value: float | None = None,
     max_swaps: int | None = None,
 ) -> Exchanged:
     """Improve `indices` by exchanges until none of the k (n - k) possible ones helps.
@@ -45,13 +44,12 @@ def exchange(
         objective: What is minimised.
         indices: The subset to start from; best one that has descended as far as it can.
         candidates: Which images may be chosen, and which must stay.
-        value: Its objective; default: it is computed.
         max_swaps: Stop after this many exchanges; default: never.
 
     Source: GADC, stage II, with the eager acceptance of FasterPAM (Schubert & Rousseeuw 2021).
     """
     chosen, counts = list(indices), Counts()
-    value = objective.value(indices) if value is None else value
+    value = objective.value(indices)  # those of descents are not accurate enough to prove anything
     kept = set(candidates.keep)
     places = [place for place, index in enumerate(chosen) if index not in kept]
     least_gain = LEAST_GAIN * objective.scale
@@ -77,7 +75,7 @@ def exchange(
             value=found[best].value,
             max_swaps=None if n_left is None else n_left - 1,
         )
-        chosen, value = descended.indices, descended.value
+        chosen, value = descended.indices, objective.value(descended.indices)
         counts = counts.plus(descended.counts)
     return Exchanged(chosen, value, True, counts)
 
