@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 # Beside smaller sets what was seen beside another one tells too little.
-LEAST_ALIKE = 12
+LEAST_ALIKE = 9
 # The average is one of about so many bases, the last ones.
 MOST_AVERAGED = 4
 # Of bases before the last one so many images are remembered.
