@@ -79,10 +79,10 @@ def class_costs(
 ) -> torch.Tensor:
     """Return `||images_i - goal_j||^2`, float32 [n, k].
 
-    One matrix product on centred features, 2 n k d flops, or little more than half as many among
-    the same images. Far-off images or distant groups can
-    make the norms so much larger than the distances that these drown in rounding; then the
-    differences are squared one by one, in float64, which takes some fifty times as long.
+    Matrix products on centred features, 2 n k d flops, or little more than half as many among the
+    same images. Far-off images or distant groups can make the norms so much larger than the
+    distances that these drown in rounding; then the differences are squared one by one, in float64,
+    which takes some fifty times as long.
 
     Args:
         images: Features [n, d].
