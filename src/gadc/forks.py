@@ -221,10 +221,10 @@ def in_step(lanes: Lanes[Result], n_processes: int) -> Generator[list[Result], N
         return itertools.zip_longest(*(lane() for lane in lanes[number::n]))
 
     with contextlib.ExitStack() as stack:
-        forks = []
-        for number in range(1, n):
-            forks.append(Fork(functools.partial(share, number)))
-            stack.callback(forks[-1].close)
+        forks = [
+            stack.enter_context(contextlib.closing(Fork(functools.partial(share, number))))
+            for number in range(1, n)
+        ]
         for shares in itertools.zip_longest(share(0), *forks, fillvalue=()):
             by_lane = itertools.chain.from_iterable(itertools.zip_longest(*shares))
             yield [result for result in by_lane if result is not None]

@@ -70,8 +70,7 @@ def centre_of(features: torch.Tensor) -> torch.Tensor:
 
 def centred(features: torch.Tensor, centre: torch.Tensor) -> torch.Tensor:
     """Return `features - centre`, float32, rounded once."""
-    blocks = features.split(max(1, SUMMED_ENTRIES // features.shape[1]))
-    return torch.cat([(block.double() - centre).float() for block in blocks])
+    return torch.cat([(block.double() - centre).float() for block in _blocks(features)])
 
 
 def class_costs(
@@ -90,8 +89,9 @@ def class_costs(
         rows: The images, `centred`.
         columns: The goal, `centred` likewise.
     """
-    cost = squared_distances(rows, columns)
-    row_norms, column_norms = _norms_of(rows, columns, cost.dtype)
+    row_norms, column_norms = _norms_of(rows, columns)
+    cost = _squared_distances(rows, row_norms, columns, column_norms)
+    row_norms, column_norms = row_norms.float(), column_norms.float()
     block = max(1, BLOCK_ENTRIES // cost.shape[1])
     n_drowned = sum(
         int((some < torch.add(norms[:, None], column_norms).mul_(DROWNED)).sum())
@@ -115,8 +115,15 @@ def squared_distances(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor
         rows: Features [n_rows, d], centred.
         columns: Features [n_columns, d], centred likewise; perhaps the same tensor.
     """
+    row_norms, column_norms = _norms_of(rows, columns)
+    return _squared_distances(rows, row_norms, columns, column_norms)
+
+
+def _squared_distances(
+    rows: torch.Tensor, row_norms: torch.Tensor, columns: torch.Tensor, column_norms: torch.Tensor
+) -> torch.Tensor:
+    """Return what `squared_distances` does, given squared norms, float64."""
     is_same = columns is rows
-    row_norms, column_norms = _norms_of(rows, columns, torch.float64)
     typical = (row_norms.median() + column_norms.median()).item()
     largest = max(row_norms.max().item(), column_norms.max().item())
     if largest > FLOAT32_NORM_RATIO * typical:
@@ -127,18 +134,20 @@ def squared_distances(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor
     return _expanded(rows, row_norms, columns, column_norms).float()
 
 
-def _norms_of(
-    rows: torch.Tensor, columns: torch.Tensor, dtype: torch.dtype
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the squared norms of both, which may be the same."""
-    row_norms = _squared_norms(rows).to(dtype)
-    return row_norms, row_norms if columns is rows else _squared_norms(columns).to(dtype)
+def _norms_of(rows: torch.Tensor, columns: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the squared norms of both, which may be the same, float64."""
+    row_norms = _squared_norms(rows)
+    return row_norms, row_norms if columns is rows else _squared_norms(columns)
 
 
 def _squared_norms(features: torch.Tensor) -> torch.Tensor:
     """Return them, float64 [n]."""
-    blocks = features.split(max(1, SUMMED_ENTRIES // features.shape[1]))
-    return torch.cat([block.square().sum(1, dtype=torch.float64) for block in blocks])
+    return torch.cat([block.square().sum(1, dtype=torch.float64) for block in _blocks(features)])
+
+
+def _blocks(matrix: torch.Tensor) -> list[torch.Tensor]:
+    """Split rows into blocks whose float64 copies stay in a core's cache."""
+    return list(matrix.split(max(1, SUMMED_ENTRIES // matrix.shape[1])))
 
 
 def _expanded(
@@ -164,8 +173,7 @@ def _mirrored(features: torch.Tensor, norms: torch.Tensor) -> torch.Tensor:
 
 def column_sums(matrix: torch.Tensor) -> torch.Tensor:
     """Return the sum of each column of `matrix` [n_rows, n_columns], float64 [n_columns]."""
-    blocks = matrix.split(max(1, SUMMED_ENTRIES // matrix.shape[1]))
-    return torch.stack([block.double().sum(0) for block in blocks]).sum(0)
+    return torch.stack([block.double().sum(0) for block in _blocks(matrix)]).sum(0)
 
 
 def cost_scale(

@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import torch
 
+from gadc.objective.newton import negative_hessian
 from gadc.objective.overlaps import Overlaps
 from gadc.objective.transport import Problem
 
@@ -62,15 +63,13 @@ class Extension:
         self.plan = torch.exp(scaled + self.column / problem.epsilon)
         # What is next to nothing is nothing: arithmetic on subnormal numbers is slow.
         shares = torch.where(self.plan > LEAST_SHARE, self.plan, 0.0).float()
-        self._padded_plan = torch.cat([shares, shares.new_zeros(-len(shares) % PADDED, n)])
+        self._padded_plan = _padded(shares)
         self.plan32 = self._padded_plan[: len(shares)]
         self.column_mass32 = self.column_mass.float()
         self.surplus = self.base_costs - potentials[:, None] - self.column
         held = self.plan32 * self.column_mass32
         priced = held * self.surplus.float()
-        # [n, 2 r], and zeros: products of whole vectors are faster.
-        padding = priced.new_zeros(-2 * len(priced) % PADDED, n)
-        self.held_and_surplus = torch.cat([held, priced, padding]).T.contiguous()
+        self.held_and_surplus = _padded(held, priced).T.contiguous()  # [n, 2 r], and zeros
         self._overlaps: Overlaps | None = None
         self._inverse_hessian: torch.Tensor | None = None
         self._plan_costs: torch.Tensor | None = None
@@ -137,20 +136,6 @@ class Extension:
         """Use these, which somebody has computed for less."""
         self._overlaps = overlaps
 
-    @staticmethod
-    def negative_hessian(plan: torch.Tensor, column_mass: torch.Tensor) -> torch.Tensor:
-        """Return it for a base alone, by log-scalings, [r, r].
-
-        Args:
-            plan: What rows hold of the columns, as shares, [r, n].
-            column_mass: What each column holds, [n].
-        """
-        held = plan * column_mass
-        hessian = -(held @ plan.T)
-        hessian.diagonal().sub_(hessian.sum(1))
-        hessian += 1.0 / len(hessian) ** 2  # fixes the direction in which all shift together
-        return hessian
-
     @property
     def inverse_hessian(self) -> torch.Tensor:
         """Of the base alone, by log-scalings, float32 [r, r]; computed when it is first asked for.
@@ -158,7 +143,7 @@ class Extension:
         Of the negative Hessian, damped so that there is one: it only steers.
         """
         if self._inverse_hessian is None:
-            hessian = self.negative_hessian(self.plan32, self.column_mass32)
+            hessian = negative_hessian(self.plan32, self.column_mass32)
             hessian.diagonal().mul_(1.0 + INVERSE_RIDGE)
             self._inverse_hessian = torch.cholesky_inverse(torch.linalg.cholesky_ex(hessian).L)
         return self._inverse_hessian
@@ -178,3 +163,9 @@ class Extension:
     def with_newcomers(self, newcomers: torch.Tensor) -> torch.Tensor:
         """Return potentials [p, r + 1] in which the base stays as it is beside `newcomers` [p]."""
         return torch.cat([self.potentials.expand(len(newcomers), -1), newcomers[:, None]], 1)
+
+
+def _padded(*rows: torch.Tensor) -> torch.Tensor:
+    """Return rows [r, n] below each other, and zeros: products of whole vectors are faster."""
+    n_rows = sum(map(len, rows))
+    return torch.cat([*rows, rows[0].new_zeros(-n_rows % PADDED, rows[0].shape[1])])

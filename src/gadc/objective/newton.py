@@ -117,6 +117,20 @@ class NewtonState:
         self._be_at(proposed, value, share)
 
 
+def negative_hessian(plan: torch.Tensor, column_mass: torch.Tensor) -> torch.Tensor:
+    """Return it for one problem, by log-scalings, [r, r].
+
+    Args:
+        plan: What rows hold of the columns, as shares, [r, n].
+        column_mass: What each column holds, [n].
+    """
+    held = plan * column_mass
+    hessian = -(held @ plan.T)
+    hessian.diagonal().sub_(hessian.sum(1))
+    hessian += 1.0 / len(hessian) ** 2  # fixes the direction in which all shift together
+    return hessian
+
+
 def climb_plainly(
     costs: torch.Tensor,
     masses: torch.Tensor,
@@ -143,16 +157,12 @@ def climb_plainly(
     """
     for _ in range(max_iter + 1):
         share = torch.softmax((potentials[:, None] - costs) / epsilon, 0)
-        held = share * column_masses
-        there = held.sum(1)
-        missing = masses - there
-        error = float(missing.abs().sum())
-        if error <= tol:
+        missing = masses - share @ column_masses
+        if float(missing.abs().sum()) <= tol:
             return potentials
-        negative_hessian = (held @ share.T).neg_()
-        negative_hessian.diagonal().add_(there).add_(LEAST_DIAGONAL)
-        negative_hessian += 1.0 / len(masses) ** 2  # fixes the direction in which all shift
-        step, info = torch.linalg.solve_ex(negative_hessian, missing)
+        hessian = negative_hessian(share, column_masses)
+        hessian.diagonal().add_(LEAST_DIAGONAL)
+        step, info = torch.linalg.solve_ex(hessian, missing)
         length = float(step.amax() - step.amin())
         if int(info) or not length < math.inf:
             return None

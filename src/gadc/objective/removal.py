@@ -4,6 +4,7 @@ import torch
 
 from gadc.objective.conjugate import RIDGE, shortened
 from gadc.objective.extension import Extension
+from gadc.objective.newton import negative_hessian
 
 # Newton steps with what remains: the mass of one image moves to a few neighbours.
 N_STEPS = 2
@@ -47,7 +48,7 @@ def _settled(whole: Extension, place: int) -> torch.Tensor:
         inverse = whole.column_mass / (scaling @ whole.plan).clamp_(min=LEAST_SUM)
         there = scaling * (whole.plan @ inverse)
         shares = scaling[:, None] * whole.plan * (inverse / whole.column_mass)
-        hessian = Extension.negative_hessian(shares.float(), whole.column_mass32)
+        hessian = negative_hessian(shares.float(), whole.column_mass32)
         hessian.diagonal().mul_(1.0 + RIDGE)
         hessian[place, place] += 1.0
         factor, info = torch.linalg.cholesky_ex(hessian)

@@ -52,20 +52,21 @@ class Threads:
         Of small steps that bookkeeping takes a tenth of the time.
         """
         n_threads = torch.get_num_threads()
-        alone = self._pool is None or n_threads == 1
-        if not alone:
-            torch.set_num_threads(1)
-        try:
-            with torch.inference_mode():
+        with torch.inference_mode():
+            if self._pool is None or n_threads == 1:
                 yield
-        finally:
-            if not alone:
+                return
+            torch.set_num_threads(1)
+            try:
+                yield
+            finally:
                 torch.set_num_threads(n_threads)
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
         """Return `function` of each item, in order; what an item gives depends on it alone."""
         if self._pool is None or is_fork():
             return [function(item) for item in items]
+        # The mode of `one_each` is this thread's alone.
         return list(self._pool.map(torch.inference_mode()(function), items))
 
     def map_apart(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:

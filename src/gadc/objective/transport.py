@@ -288,38 +288,29 @@ class Problem:
         return Solution.joined(solutions), torch.cat(transport), torch.cat(least)
 
     def _solve_block(self, costs: torch.Tensor) -> Solution:
-        b, m, _ = costs.shape
         typical = (costs - costs.amin((1, 2), keepdim=True)).flatten(1).median(1).values
-        temperature = (START_TEMPERATURE * typical).clamp(min=self.epsilon)
-        return self._climb(
-            costs, costs.new_zeros(b, m + self.has_slack), temperature, self.max_iter
-        )
+        return self._climb(costs, (START_TEMPERATURE * typical).clamp(min=self.epsilon))
 
-    def _climb(
-        self,
-        costs: torch.Tensor,
-        start: torch.Tensor,
-        temperature: torch.Tensor,
-        max_iter: int,
-    ) -> Solution:
-        """Climb the semi-dual of each problem [b, m, n] from `start` [b, r], cooling to epsilon."""
+    def _climb(self, costs: torch.Tensor, temperature: torch.Tensor) -> Solution:
+        """Climb the semi-dual of each problem [b, m, n], cooling from `temperature` to epsilon."""
         b, m, n = costs.shape
         masses = self.row_masses(m, costs.device)
         column_masses = self.column_masses(n, costs.device)
         warm_tol = min(WARM_TOL, 0.5 * masses.min().item())
         tol = self.tol * self.capacity  # the masses sum to the capacity
+        start = costs.new_zeros(b, m + self.has_slack)
         potentials = start.clone()
         row_error = costs.new_full((b,), torch.inf)
         n_iter = torch.zeros(b, dtype=torch.int64, device=costs.device)
 
         active = torch.arange(b, device=costs.device)
         state = NewtonState(self.with_slack(costs), masses, column_masses, start, temperature)
-        for step in range(max_iter + 1):
+        for step in range(self.max_iter + 1):
             # Rough problems cool; a problem is done by its own error, whoever shares the batch.
             error = state.error
             at_end = state.temperature <= self.epsilon
             done = at_end & (error <= tol)
-            if step == max_iter:
+            if step == self.max_iter:
                 done = torch.ones_like(done)
             if done.any():
                 finished = active[done]
