@@ -141,7 +141,7 @@ def test_the_best_of_a_race_is_solved(seed: int) -> None:
     group = torch.arange(len(pool)) % 7
     rest = torch.from_numpy(np.random.default_rng(seed).exponential(size=len(pool)))
     rest *= 0.01 * objective.scale
-    race = Race(torch.full_like(costs, torch.inf), group, rest)
+    race = Race(torch.full_like(costs, torch.inf), group, 7, rest)
     raced, _ = solve(extension, pool, potentials, rule=race)
     for number in range(7):
         best = (costs + rest)[group == number].min()
@@ -368,7 +368,7 @@ def test_rough_estimates_are_refined(m: int) -> None:
     objective = Objective(features, epsilon=0.01)
     additions = objective._additions
     whole = additions._solved(list(range(m)))
-    pools = [torch.arange(m, 300)] * 2
+    pools = [np.arange(m, 300)] * 2
     vacancies = Vacancies.of(additions._look, whole, [0, 1], pools)
 
     def errors(bar: float) -> torch.Tensor:

@@ -213,3 +213,22 @@ def test_scale_is_the_lower_median_of_the_costs_between_different_images(n: int)
         expected = between[(len(between) - 1) // 2] if len(between) else 1.0
         if expected > 0.0:
             assert cost_scale(cost, is_square=True) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("n_features", [1, 2, 8])
+def test_screened_moments_are_within_their_error_beside_near_copies(n_features: int) -> None:
+    for seed in range(20):
+        random = np.random.default_rng(seed)
+        images = random.normal(size=(60, n_features))
+        distances = 10.0 ** random.uniform(-6.0, 0.0, (29, 1))
+        images[1:30] = images[0] + distances * random.normal(size=(29, n_features))
+        objective = Objective(images.astype(np.float32))
+        for base in (torch.tensor([0]), torch.tensor([2, 5]), torch.tensor([0, 1, 2])):
+            pool = torch.arange(6, 60)
+            fast, error = objective._rest_with(base, pool, True)
+            exact, _ = objective._rest_with(base, pool, False)
+            assert bool(((fast - exact).abs() <= error).all())
+            subset = [*base.tolist(), 7]
+            assert float(exact[1] + objective.terms(subset)["transport"]) == pytest.approx(
+                objective.value(subset), rel=1e-9
+            )

@@ -136,13 +136,11 @@ class Additions:
     def _likely(
         self, extension: Extension, places: Sequence[int] | None, pools: Pools, below: float
     ) -> list[Addition]:
-        device = extension.cost.device
-        candidates = [torch.as_tensor(pool, dtype=torch.int64, device=device) for pool in pools]
         return likely(
             self._look,
             extension,
             places,
-            candidates,
+            pools,
             below=below,
             starts=self._starts,
             threads=self._threads,
@@ -152,13 +150,13 @@ class Additions:
         """See `Objective.promising`."""
         with self._threads.one_each():
             extension = self._solved(base)
-            candidates = torch.as_tensor(pool, dtype=torch.int64, device=extension.cost.device)
             if extension.is_bare:
+                candidates = torch.as_tensor(pool, dtype=torch.int64, device=extension.cost.device)
                 rest, _ = self._look.rest_of(extension.base, candidates, True)
                 values = self._look.alone(candidates) + rest
                 found = candidates[torch.argsort(values, stable=True)[:n]]
             else:
-                found = promising(self._look, extension, candidates, n, self._starts, self._threads)
+                found = promising(self._look, extension, pool, n, self._starts, self._threads)
         return np.asarray(found.cpu().numpy())
 
     def one_thread_each(self) -> contextlib.AbstractContextManager[None]:

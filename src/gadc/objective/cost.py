@@ -191,7 +191,7 @@ def cost_scale(
         The median; the mean where more than half the costs are zero; 1.0 where all are.
     """
     if column_weights is not None:
-        return _weighted_scale(cost.cpu().numpy(), column_weights.numpy(), is_square)
+        return _weighted_scale(cost.cpu().numpy(), column_weights.cpu().numpy(), is_square)
     values = cost.cpu().numpy().ravel()
     n_zeros = len(cost) if is_square else 0
     n_costs = values.size - n_zeros

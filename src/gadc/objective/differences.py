@@ -76,11 +76,11 @@ class Differences:
             Differences of potentials, float32 [p, r + 1], 0 where unknown; and `shown` [p], NaN
             for candidates of which nothing is known.
         """
-        found = torch.zeros(len(pool), n_rows, device=pool.device)
         if not self.n_bases or len(base) < LEAST_ALIKE:
+            found = torch.zeros(len(pool), n_rows, device=pool.device)
             return found, torch.full_like(found[:, 0], torch.nan)
         is_known, where = self._columns_of(base, n_rows - len(base))
-        found[:, is_known] = self.values[pool][:, where]
+        found = torch.where(is_known, self.values[pool][:, where], 0.0)
         has_values = found.isfinite().all(1)
         found = torch.where(has_values[:, None], found, 0.0)
         return found, torch.where(has_values, self.shown[pool], torch.nan)
@@ -90,10 +90,11 @@ class Differences:
         base, n_others = seen.base, seen.differences.shape[1] - len(seen.base)
         absent = self.images[~torch.isin(self.images, base)][:MOST_ABSENT]
         images = torch.cat([base, absent])
-        values = self.values.new_full((len(self.values), len(images) + n_others), torch.nan)
         if self.n_bases:
             is_known, where = self._columns_of(images, n_others)
-            values[:, is_known] = self.values[:, where]
+            values = torch.where(is_known, self.values[:, where], torch.nan)
+        else:
+            values = self.values.new_full((len(self.values), len(images) + n_others), torch.nan)
         columns = torch.arange(values.shape[1], device=base.device)
         columns = torch.cat([columns[: len(base)], columns[-n_others:]])
         updated, now = values[seen.pool], seen.differences
@@ -105,10 +106,9 @@ class Differences:
         return Differences(images, values, shown, self.n_bases + 1)
 
     def _columns_of(self, images: torch.Tensor, n_others: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return which of `images` and others are known, bool, and the columns of those."""
+        """Return which of `images` and others are known, bool, and their columns, or any."""
         same = self.images[:, None] == images
         n_known = len(self.images)
         others = torch.arange(n_known, n_known + n_others, device=images.device)
         is_known = torch.cat([same.any(0), torch.ones_like(others, dtype=torch.bool)])
-        where = same.long().argmax(0) if n_known else torch.empty_like(images)
-        return is_known, torch.cat([where, others])[is_known]
+        return is_known, torch.cat([same.long().argmax(0), others])

@@ -123,7 +123,7 @@ class Extension:
 
     def others(self, place: int) -> torch.Tensor:
         """Return the images of the base but the one at `place`, [m - 2]."""
-        return torch.cat([self.base[:place], self.base[place + 1 :]])
+        return all_but(self.base, place)
 
     @property
     def overlaps(self) -> Overlaps:
@@ -163,6 +163,11 @@ class Extension:
     def with_newcomers(self, newcomers: torch.Tensor) -> torch.Tensor:
         """Return potentials [p, r + 1] in which the base stays as it is beside `newcomers` [p]."""
         return torch.cat([self.potentials.expand(len(newcomers), -1), newcomers[:, None]], 1)
+
+
+def all_but(values: torch.Tensor, place: int) -> torch.Tensor:
+    """Return `values` [k] but the one at `place`, [k - 1]."""
+    return torch.cat([values[:place], values[place + 1 :]])
 
 
 def _padded(*rows: torch.Tensor) -> torch.Tensor:

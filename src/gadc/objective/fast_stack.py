@@ -118,7 +118,7 @@ class FastStack:
         errors = self._errors(torch.cat([base[:, :r], newcomer], 1), scaling)
         rounding = ROUNDING * (surplus.abs() + extension.problem.epsilon)
         log_range = self.log_scaling.amax(1) - self.log_scaling.amin(1)
-        rounding[log_range > MAX_LOG_RANGE] = torch.inf
+        rounding.masked_fill_(log_range > MAX_LOG_RANGE, torch.inf)
         missing = extension.problem.epsilon * (self.log_scaling * errors).sum(1)
         estimate = (surplus + missing).double() + self.start * self._exact_masses[-1]
         return estimate + self._shared_cost(), rounding, errors

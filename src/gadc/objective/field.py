@@ -23,4 +23,6 @@ class Field:
 
     def keep(self, which: torch.Tensor) -> "Field":
         """Return those that `which`, a mask or places, picks."""
+        if which.dtype == torch.bool:
+            which = torch.nonzero(which)[:, 0]  # once, not for each
         return Field(self.pool[which], self.rest[which], self.rest_error[which], self.floors[which])

@@ -133,8 +133,8 @@ def _climbed(
         stack.move(steps.nan_to_num(nan=0.0))
         potentials[left] = stack.potentials
         # The Hessian of a start that was far off serves nobody else.
-        rough = ~(stack.error <= TOL) | far
-        if not rough.any():
+        rough = torch.nonzero(~(stack.error <= TOL) | far)[:, 0]
+        if not len(rough):
             break
         left = left[rough]
         stack.keep(rough)

@@ -7,6 +7,7 @@ tells them apart is which row of the set's transport plan they do without.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from gadc.objective.entropic_floor import entropic_floors
@@ -59,20 +60,17 @@ class Vacancies:
         look: Look,
         extension: Extension,
         places: Sequence[int] | None,
-        pools: Sequence[torch.Tensor],
+        pools: Sequence[np.ndarray],
     ) -> "Vacancies":
         """Return those of `places` of the base, or with None one beside them all."""
-        which = torch.cat([torch.full_like(pool, i) for i, pool in enumerate(pools)])
-        if places is None:
-            rest, _ = look.rest_of(extension.base, pools[0], True)
-            return cls(pools[0], which, None, rest)
-        dropped = torch.cat(
-            [torch.full_like(pool, place) for pool, place in zip(pools, places, strict=True)]
+        sizes = [len(pool) for pool in pools]
+        numbers = np.arange(len(pools)) if places is None else np.array(places)
+        rows = [np.concatenate(pools), *np.repeat([np.arange(len(pools)), numbers], sizes, axis=1)]
+        pool, which, dropped = torch.as_tensor(
+            np.stack(rows), dtype=torch.int64, device=look.cost.device
         )
-        rests = [
-            look.rest_of(_base(extension, places, i), pool, True)[0] for i, pool in enumerate(pools)
-        ]
-        return cls(torch.cat(list(pools)), which, dropped, torch.cat(rests))
+        rest = _rest_of_each(look, extension, places, pool.split(sizes), fast=True)
+        return cls(pool, which, None if places is None else dropped, rest)
 
     def keep(self, places: torch.Tensor) -> "Vacancies":
         """Return the candidates at `places` alone."""
@@ -84,7 +82,7 @@ def likely(
     look: Look,
     extension: Extension,
     places: Sequence[int] | None,
-    pools: Sequence[torch.Tensor],
+    pools: Sequence[np.ndarray],
     *,
     below: float,
     starts: Starts,
@@ -107,45 +105,57 @@ def likely(
     vacancies, values, potentials = _estimates(
         look, extension, vacancies, N_LIKELY, N_PROMISING, bar, starts, threads
     )
-    hopeful = values <= bar
     ranked = torch.argsort(values, stable=True)
     ranked = ranked[torch.argsort(vacancies.which[ranked], stable=True)]
-    sizes = torch.bincount(vacancies.which, minlength=len(pools)).tolist()
-    few = torch.cat([part[:N_LIKELY] for part in ranked.split(sizes)])
-    few = few[hopeful[few]]
-    tried = vacancies.keep(few)
+    which = vacancies.which[ranked]
+    rank = torch.arange(len(which), device=which.device) - torch.searchsorted(which, which)
+    few = ranked[torch.nonzero((rank < N_LIKELY) & (values[ranked] <= bar))[:, 0]]
     best = [Lowest(below, TIE * look.scale) for _ in pools]
     n_solved = [0] * len(pools)
     if len(few):
-        race = Race(below - tried.rest, tried.which, tried.rest)
+        tried = vacancies.keep(few)
+        race = Race(below - tried.rest, tried.which, len(pools), tried.rest)
         costs, solved = solve(
             extension, tried.pool, potentials[few], dropped=tried.dropped, rule=race, tol=TOL
         )
-        for i in range(len(pools)):
-            done = torch.nonzero(costs.isfinite() & (tried.which == i))[:, 0]
-            if len(done):
-                indices = tried.pool[done]
-                rest, _ = look.rest_of(_base(extension, places, i), indices, False)
-                best[i].consider(costs[done] + rest, indices)
-            n_solved[i] = len(done)
+        done = torch.nonzero(costs.isfinite())[:, 0]
+        tried, solved = tried.keep(done), solved[done]
+        numbers = tried.which.tolist()
+        n_solved = np.bincount(numbers, minlength=len(pools)).tolist()
+        rest = _rest_of_each(look, extension, places, tried.pool.split(n_solved), fast=False)
+        images = tried.pool.tolist()
+        for i, image, value in zip(numbers, images, (costs[done] + rest).tolist(), strict=True):
+            best[i].consider(value, image)
         # The next set looked at is probably the best of these.
         i = min(range(len(pools)), key=lambda i: best[i].value)
         if best[i].index is not None:
-            row = solved[(tried.which == i) & (tried.pool == best[i].index)][0]
-            starts.remember(tried.pool.new_tensor([best[i].index]), row[-1:])
-            starts.remember(extension.base, row[: len(extension.base)])
+            row = list(zip(numbers, images, strict=True)).index((i, best[i].index))
+            starts.remember(tried.pool[row : row + 1], solved[row, -1:])
+            starts.remember(extension.base, solved[row, : len(extension.base)])
     return [Addition(best[i].index, best[i].value, 0, n_solved[i]) for i in range(len(pools))]
 
 
-def _base(extension: Extension, places: Sequence[int] | None, i: int) -> torch.Tensor:
-    """Return the images beside which candidates for vacancy `i` stand."""
-    return extension.base if places is None else extension.others(places[i])
+def _rest_of_each(
+    look: Look,
+    extension: Extension,
+    places: Sequence[int] | None,
+    pools: Sequence[torch.Tensor],
+    *,
+    fast: bool,
+) -> torch.Tensor:
+    """Return the terms other than transport of all candidates, vacancy after vacancy, [p]."""
+    rests = [extension.potentials[:0]]
+    for i, pool in enumerate(pools):
+        if len(pool):
+            base = extension.base if places is None else extension.others(places[i])
+            rests.append(look.rest_of(base, pool, fast)[0])
+    return torch.cat(rests)
 
 
 def promising(
     look: Look,
     extension: Extension,
-    pool: torch.Tensor,
+    pool: np.ndarray,
     n: int,
     starts: Starts,
     threads: Threads,

@@ -166,17 +166,18 @@ class Look:
             some = field.keep(now)
             rule = Rule(best.bar - some.rest + some.rest_error, sensitivity)
             transport, _ = solve(extension, some.pool, starts[now], rule=rule)
-            done = transport.isfinite()
-            n_solved += int(done.sum())
-            values = transport[done] + self.rest_of(extension.base, some.pool[done], False)[0]
-            best.consider(values, some.pool[done])
+            done = torch.nonzero(transport.isfinite())[:, 0]
+            n_solved += len(done)
+            indices = some.pool[done]
+            rest, _ = self.rest_of(extension.base, indices, False)
+            best.consider_all(transport[done] + rest, indices)
         return Addition(best.index, best.value, n_pool - n_solved, n_solved)
 
     def _best_alone(self, field: Field, below: float, n_pool: int) -> Addition:
         """Return the best single image where nothing else takes part in the transport."""
         best = Lowest(below, TIE * self.scale)
         rest, _ = self.rest_of(field.pool[:0], field.pool, False)
-        best.consider(self.alone(field.pool) + rest, field.pool)
+        best.consider_all(self.alone(field.pool) + rest, field.pool)
         return Addition(best.index, best.value, n_pool - len(field.pool), len(field.pool))
 
     def alone(self, pool: torch.Tensor) -> torch.Tensor:
@@ -202,11 +203,15 @@ class Lowest:
         """What a candidate may not exceed."""
         return min(self._below, self.value + self._tie)
 
-    def consider(self, values: torch.Tensor, indices: torch.Tensor) -> None:
+    def consider(self, value: float, index: int) -> None:
+        """Take note of the value of an image."""
+        if value >= self._below:
+            return
+        ties = self.index is not None and abs(value - self.value) <= self._tie
+        if (ties and index < (self.index or 0)) or (not ties and value < self.value):
+            self.value, self.index = value, index
+
+    def consider_all(self, values: torch.Tensor, indices: torch.Tensor) -> None:
         """Take note of `values` [p] of the images `indices` [p]."""
         for value, index in zip(values.tolist(), indices.tolist(), strict=True):
-            if value >= self._below:
-                continue
-            ties = self.index is not None and abs(value - self.value) <= self._tie
-            if (ties and index < (self.index or 0)) or (not ties and value < self.value):
-                self.value, self.index = value, index
+            self.consider(value, index)

@@ -58,26 +58,31 @@ class Moments:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the gaps of `base + [j]` for every j in `pool`, float64 [len(pool)] each.
 
-        Sums over the base are taken once, so this costs O(len(pool) d) whatever the base's size.
+        With mu_B and V the base's mean and its summed squares about it over m - 1,
+
+            mu_S = mu_B + (x_j - mu_B) / m,    sigma_S^2 = V + (x_j - mu_B)^2 / m,
+
+        so this costs O(len(pool) d) whatever the base's size, and nothing cancels.
 
         Args:
             base: Indices [m - 1], possibly none.
             pool: Indices [p].
             dtype: Of the arithmetic: float64 for values, float32 to screen.
+
+        Source: Welford 1962.
         """
         m = len(base) + 1
         chosen = self.features[base].double()  # [m - 1, d]
-        total, squares = chosen.sum(0).to(dtype), chosen.square().sum(0).to(dtype)  # [d]
-        mean, std = self.mean.to(dtype), self.std.to(dtype)
+        centre = chosen.mean(0) if m > 1 else torch.zeros_like(self.mean)
+        variance = (chosen - centre).square_().mean(0).to(dtype)
+        gap, centre, std = (centre - self.mean).to(dtype), centre.to(dtype), self.std.to(dtype)
         mean_gaps, std_gaps = [], []
-        for indices in pool.split(max(1, BLOCK_ENTRIES // len(mean))):
-            newcomer = self.features[indices].to(dtype)  # [p, d]
-            new_mean = (total + newcomer).div_(m)
-            mean_gaps.append((new_mean - mean).square_().sum(1))
+        for indices in pool.split(max(1, BLOCK_ENTRIES // len(std))):
+            change = self.features.index_select(0, indices).to(dtype).sub_(centre)  # [p, d]
+            mean_gaps.append(torch.add(gap, change, alpha=1.0 / m).square_().sum(1))
             if m == 1:
                 std_gaps.append(std.square().sum().expand(len(indices)))
                 continue
-            variance = newcomer.square().add_(squares)
-            variance.addcmul_(new_mean, new_mean, value=-float(m)).div_(m - 1)
-            std_gaps.append(variance.clamp_(min=0.0).sqrt_().sub_(std).square_().sum(1))
+            spread = torch.addcmul(variance, change, change, value=1.0 / m).sqrt_()
+            std_gaps.append(spread.sub_(std).square_().sum(1))
         return torch.cat(mean_gaps).double(), torch.cat(std_gaps).double()

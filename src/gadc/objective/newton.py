@@ -50,12 +50,12 @@ class NewtonState:
         self.radius = torch.full_like(temperature, FIRST_RADIUS)
         self._be_at(potentials, *self.evaluate(potentials))
 
-    def keep(self, mask: torch.Tensor) -> None:
-        """Go on with the problems in `mask` alone."""
+    def keep(self, places: torch.Tensor) -> None:
+        """Go on with the problems at `places` alone."""
         for name in (
             "costs", "potentials", "temperature", "damping", "radius", "value", "share", "gradient",
         ):  # fmt: skip
-            setattr(self, name, getattr(self, name)[mask])
+            setattr(self, name, getattr(self, name)[places])
 
     def evaluate(self, potentials: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return dual values [b] and column shares [b, r, n]."""
@@ -96,7 +96,8 @@ class NewtonState:
         # Adding a constant to all potentials changes nothing: fix that direction.
         negative_hessian += 1.0 / len(self.masses) ** 2
         negative_hessian.diagonal(dim1=1, dim2=2).add_(LEAST_DIAGONAL)
-        step = torch.linalg.solve(negative_hessian, self.gradient)
+        # One that can't be solved for is no step, and damped more.
+        step = torch.linalg.solve_ex(negative_hessian, self.gradient).result
         length = step.amax(1) - step.amin(1)
         is_long = length > self.radius
         step *= (self.radius / length).clamp(max=1.0)[:, None]
@@ -163,8 +164,8 @@ def climb_plainly(
         hessian = negative_hessian(share, column_masses)
         hessian.diagonal().add_(LEAST_DIAGONAL)
         step, info = torch.linalg.solve_ex(hessian, missing)
-        length = float(step.amax() - step.amin())
-        if int(info) or not length < math.inf:
+        length = float((step.amax() - step.amin()).masked_fill(info != 0, math.nan))
+        if not length < math.inf:
             return None
         potentials = potentials + epsilon * min(1.0, FIRST_RADIUS / max(length, 1e-30)) * step
     return None

@@ -54,9 +54,9 @@ class Rule:
             self._bounds_pay = int(possible.sum()) < BOUNDS_PAY * len(possible)
         return possible
 
-    def keep(self, mask: torch.Tensor) -> None:
-        """Go on with the candidates in `mask` alone."""
-        self._ceilings = self._ceilings[mask]
+    def keep(self, places: torch.Tensor) -> None:
+        """Go on with the candidates at `places` alone."""
+        self._ceilings = self._ceilings[places]
 
 
 class Race(Rule):
@@ -65,14 +65,17 @@ class Race(Rule):
     Args:
         ceilings: Of the candidates, [p].
         group: Who competes with whom: numbers from 0, [p].
+        n_groups: How many of them.
         rest: What each is worth beside its cost, [p].
     """
 
-    def __init__(self, ceilings: torch.Tensor, group: torch.Tensor, rest: torch.Tensor) -> None:
+    def __init__(
+        self, ceilings: torch.Tensor, group: torch.Tensor, n_groups: int, rest: torch.Tensor
+    ) -> None:
         super().__init__(ceilings)
         self._group, self._rest = group, rest
         # What the best is worth of those of a group that are solved.
-        self._done = ceilings.new_full((int(group.max()) + 1,), torch.inf)
+        self._done = ceilings.new_full((n_groups,), torch.inf)
         self._before = torch.full_like(ceilings, torch.inf)
 
     def possible(self, stack: "NewtonStack", steps: torch.Tensor, n_steps: int) -> torch.Tensor:
@@ -84,17 +87,17 @@ class Race(Rule):
         self._before = estimates
         worth = estimates + self._rest
         most = (worth + doubt).nan_to_num(nan=torch.inf, neginf=torch.inf)
-        self._done.scatter_reduce_(0, self._group[done], most[done], "amin")
+        self._done.scatter_reduce_(0, self._group, torch.where(done, most, torch.inf), "amin")
         # Of those on their way only what is thought now counts: an estimate can rise again.
         bars = self._done.scatter_reduce(0, self._group, most, "amin")[self._group]
         # Rounding must not let the leader give itself up: both sides add the same to the same.
         return ~((worth - doubt > bars) | (estimates - doubt > self._ceilings))
 
-    def keep(self, mask: torch.Tensor) -> None:
+    def keep(self, places: torch.Tensor) -> None:
         """See `Rule.keep`."""
-        super().keep(mask)
+        super().keep(places)
         for name in ("_group", "_rest", "_before"):
-            setattr(self, name, getattr(self, name)[mask])
+            setattr(self, name, getattr(self, name)[places])
 
 
 class NewtonStack:
@@ -138,14 +141,14 @@ class NewtonStack:
         self.log_scaling = (potentials - self.start) / epsilon
         self.evaluate()
 
-    def keep(self, mask: torch.Tensor) -> None:
-        """Go on with the candidates in `mask` alone."""
+    def keep(self, places: torch.Tensor) -> None:
+        """Go on with the candidates at `places` alone."""
         for name in (
             "newcomer_costs", "newcomer", "start", "log_scaling",
             "scaling", "inverse", "there", "missing", "error",
         ):  # fmt: skip
-            setattr(self, name, getattr(self, name)[mask])
-        self.dropped = None if self.dropped is None else self.dropped[mask]
+            setattr(self, name, getattr(self, name).index_select(0, places))
+        self.dropped = None if self.dropped is None else self.dropped[places]
 
     @property
     def is_done(self) -> torch.Tensor:
@@ -225,7 +228,8 @@ class NewtonStack:
         """
         factor, info = torch.linalg.cholesky_ex(self.negative_hessian())
         singular = info != 0
-        factor[singular] = torch.eye(factor.shape[1], device=factor.device)
+        none = torch.eye(factor.shape[1], device=factor.device)
+        factor = torch.where(singular[:, None, None], none, factor)
         return torch.cholesky_inverse(factor), singular
 
     def newton_steps(self) -> torch.Tensor:
@@ -249,8 +253,7 @@ class NewtonStack:
         factor, info = torch.linalg.cholesky_ex(self.negative_hessian())
         steps = torch.cholesky_solve(self.missing.float()[:, :, None], factor)[:, :, 0].double()
         # A failed factorisation poisons its own candidate, which the general solver then takes.
-        steps[info != 0] = torch.nan
-        return steps
+        return steps.masked_fill_((info != 0)[:, None], torch.nan)
 
     def move(self, steps: torch.Tensor) -> None:
         """Take steps [p, r + 1] of the log-scalings, shortened where they are long."""
@@ -333,31 +336,32 @@ def solve(
     solved = potentials.clone()
     stack = NewtonStack(extension, pool, potentials, dropped=dropped, tol=tol)
     left = torch.arange(len(pool), device=costs.device)
-    hard: list[torch.Tensor] = []
+    is_hard = torch.zeros_like(left, dtype=torch.bool)
     for n_steps in range(MAX_STEPS):
         done = stack.is_done
-        if done.any():
-            costs[left[done]] = stack.estimates()[done]
-            solved[left[done]] = stack.potentials[done]
-            if done.all():
-                left = left[:0]
-                break
+        ended = torch.nonzero(done)[:, 0]
+        if len(ended):
+            at = left[ended]
+            costs[at] = stack.estimates()[ended]
+            solved[at] = stack.potentials[ended]
+        if len(ended) == len(left):
+            left = left[:0]
+            break
         steps = stack.newton_steps()
         fit = stack.error.isfinite() & steps.isfinite().all(1)
         going = ~done if rule is None else ~done & (rule.possible(stack, steps, n_steps) | ~fit)
-        if not fit.all():
-            hard.append(left[going & ~fit])
-            going &= fit
-        if not going.all():
-            left, steps = left[going], steps[going]
-            stack.keep(going)
+        is_hard[left] = going & ~fit
+        stay = torch.nonzero(going & fit)[:, 0]
+        if len(stay) < len(left):
+            left, steps = left[stay], steps[stay]
+            stack.keep(stay)
             if rule is not None:
-                rule.keep(going)
+                rule.keep(stay)
         if not len(left):
             break
         stack.move(steps)
     # Underflow, or a problem too hard for undamped steps: the general solver takes its time.
-    rest = torch.cat([*hard, left])
+    rest = torch.cat([torch.nonzero(is_hard)[:, 0], left])
     if len(rest):
         exchanged = None if dropped is None else dropped[rest]
         costs[rest], solved[rest] = _solve_generally(extension, pool[rest], exchanged)

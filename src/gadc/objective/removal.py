@@ -3,7 +3,7 @@
 import torch
 
 from gadc.objective.conjugate import RIDGE, shortened
-from gadc.objective.extension import Extension
+from gadc.objective.extension import Extension, all_but
 from gadc.objective.newton import negative_hessian
 
 # Newton steps with what remains: the mass of one image moves to a few neighbours.
@@ -21,15 +21,12 @@ def without(whole: Extension, place: int) -> Extension:
     hold what they held, and the slack takes what the image had, so that each newcomer finds them
     nearly as it will leave them.
     """
-    stays = torch.arange(len(whole.potentials), device=whole.base.device) != place
     log_scaling = _settled(whole, place)
-    potentials = whole.potentials + whole.problem.epsilon * log_scaling
-    less = Extension(
-        whole.problem, whole.cost, whole.base[stays[: len(whole.base)]], potentials[stays]
-    )
+    potentials = all_but(whole.potentials + whole.problem.epsilon * log_scaling, place)
+    less = Extension(whole.problem, whole.cost, whole.others(place), potentials)
     thinning = ((less.column - whole.column) / whole.problem.epsilon).exp()
     if float(thinning.amax()) <= MOST_THINNED:
-        scaling = log_scaling[stays].exp().float()
+        scaling = all_but(log_scaling, place).exp().float()
         less.take_overlaps(whole.overlaps.without(place, less.plan32, thinning.float(), scaling))
     return less
 

@@ -115,7 +115,8 @@ class Objective:
         self.target_weights: torch.Tensor | None = None
         if target_weights is not None:
             weights_given = as_weights(target_weights, len(goal), "target_weights")
-            columns, self.target_weights = counting(weights_given)
+            columns, weights = counting(weights_given)
+            self.target_weights = None if weights is None else weights.to(device)
             goal = goal[columns.to(device)]
         needed_bytes = 4 * len(images) * len(goal)
         if needed_bytes > MAX_COST_BYTES:
@@ -176,19 +177,19 @@ class Objective:
             )
             self.cost.clamp_(max=cap)
 
-    def distances(self, index: int) -> np.ndarray:
-        """Return the squared distances of all images to one of them, float32 [n_images]."""
+    def distances(self, indices: Sequence[int]) -> np.ndarray:
+        """Return the squared distances of k images to all, float32 [k, n_images]."""
+        rows = torch.tensor(indices, dtype=torch.int64, device=self.cost.device)
         if self._is_square:
-            return np.asarray(self.cost[index].cpu().numpy())
-        one = self._features[index : index + 1]
-        return np.asarray(squared_distances(self._features, one)[:, 0].cpu().numpy())
+            return np.asarray(self.cost[rows].cpu().numpy())
+        return np.asarray(squared_distances(self._features[rows], self._features).cpu().numpy())
 
-    def nearest(self, index: int, n: int) -> np.ndarray:
-        """Return the `n` images nearest to one of them, int64, that one among them."""
-        distances = self.distances(index)
-        if n >= len(distances):
-            return np.arange(len(distances))
-        return np.argpartition(distances, n)[:n]
+    def nearest(self, indices: Sequence[int], n: int) -> np.ndarray:
+        """Return the `n` images nearest to each of k, that one among them, int64 [k, n] at most."""
+        distances = self.distances(indices)
+        if n >= self.n_images:
+            return np.broadcast_to(np.arange(self.n_images), distances.shape)
+        return np.argpartition(distances, n, axis=1)[:, :n]
 
     @property
     def n_images(self) -> int:

@@ -312,15 +312,17 @@ class Problem:
             done = at_end & (error <= tol)
             if step == self.max_iter:
                 done = torch.ones_like(done)
-            if done.any():
-                finished = active[done]
-                potentials[finished] = state.potentials[done]
-                row_error[finished] = torch.where(at_end[done], error[done], torch.inf)
+            ended = torch.nonzero(done)[:, 0]
+            if len(ended):
+                finished = active[ended]
+                potentials[finished] = state.potentials[ended]
+                row_error[finished] = torch.where(at_end, error, torch.inf)[ended]
                 n_iter[finished] = step
-                if done.all():
+                if len(ended) == len(active):
                     break
-                active = active[~done]
-                state.keep(~done)
+                stay = torch.nonzero(~done)[:, 0]
+                active = active[stay]
+                state.keep(stay)
                 error, at_end = state.error, state.temperature <= self.epsilon
             cooling = ~at_end & (error <= warm_tol)
             if cooling.any():

@@ -98,9 +98,8 @@ def descend(
         places = [queue.popleft() for _ in range(min(n_together, len(queue)))]
         is_free = candidates.is_allowed(chosen)
         pools = []
-        for place in places:
-            nearest = objective.nearest(chosen[place], breadth * N_NEAREST)
-            pool = np.union1d(nearest, welcome)
+        for near in objective.nearest([chosen[place] for place in places], breadth * N_NEAREST):
+            pool = np.union1d(near, welcome)
             pools.append(pool[is_free[pool]])
         found = objective.likely_exchanges(chosen, places, pools, below=value - least_gain)
         for addition in found:
@@ -175,8 +174,6 @@ def _most_welcome(
 
 def _places_near(objective: Objective, chosen: list[int], images: Iterable[int]) -> list[int]:
     """Return the places of the chosen images that are nearest to `images`, ascending."""
-    places: set[int] = set()
-    for image in images:
-        distances = objective.distances(image)[chosen]
-        places |= set(np.argsort(distances, kind="stable")[:N_NEIGHBOURS].tolist())
-    return sorted(places)
+    distances = objective.distances(list(images))[:, chosen]
+    nearest = np.argsort(distances, axis=1, kind="stable")[:, :N_NEIGHBOURS]
+    return [int(place) for place in np.unique(nearest)]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from gadc.objective.threads import block_rows
 from gadc.search.candidates import Candidates
 
 # An exchange must gain this share of the total: below, it is rounding.
@@ -47,6 +48,7 @@ def medoids(
     Source: Kaufman & Rousseeuw 1990 (BUILD); Schubert & Rousseeuw 2021, FasterPAM (the shared
     loss of removal).
     """
+    cost = cost.cpu()  # hundreds of small steps, each of which is waited for
     sums = _Sums(None if column_weights is None else column_weights.to(cost))
     chosen = _build(cost, n_selected, candidates, sums) if start is None else list(start)
     fixed = [place for place, index in enumerate(chosen) if index in set(candidates.keep)]
@@ -96,16 +98,14 @@ def _build(cost: torch.Tensor, n_selected: int, candidates: Candidates, sums: _S
     Source: Minoux 1978, "Accelerated greedy algorithms for maximizing submodular set functions".
     """
     chosen: list[int] = []
-    nearest = torch.full((cost.shape[1],), torch.inf, device=cost.device)
-    gains = torch.full((len(cost),), torch.inf, device=cost.device)
+    nearest = torch.full((cost.shape[1],), torch.inf)
+    gains = torch.full((len(cost),), torch.inf)
     for _ in range(n_selected):
         waiting = candidates.keep_left(chosen)
-        pool = torch.as_tensor(
-            waiting if len(waiting) else candidates.allowed(chosen), device=cost.device
-        )
+        pool = torch.from_numpy(waiting if len(waiting) else candidates.allowed(chosen))
         if not chosen:
             totals = torch.cat(
-                [sums.of(cost.index_select(0, rows)) for rows in pool.split(_block(cost))]
+                [sums.of(cost.index_select(0, rows)) for rows in pool.split(block_rows(cost))]
             )
             chosen.append(int(pool[totals.argmin()]))
         else:
@@ -138,14 +138,14 @@ def _best_exchange(
     """Return the best exchange of a medoid not at `fixed` places, None where none gains."""
     if not len(pool):
         return None
-    rows = torch.as_tensor(pool, device=cost.device)
+    rows = torch.from_numpy(pool)
     change, total = _exchange_changes(cost, chosen, rows, sums)
     change[fixed] = torch.inf
     place, j = divmod(int(change.argmin()), len(pool))
     if change[place, j] >= -LEAST_GAIN * total:
         return None
     most = torch.argsort(change.amin(0), stable=True)[:N_MOST_GAINING]
-    return _Exchange(place, int(pool[j]), pool[most.cpu().numpy()])
+    return _Exchange(place, int(pool[j]), pool[most.numpy()])
 
 
 def _exchange_changes(
@@ -161,13 +161,9 @@ def _exchange_changes(
         first, second = near[0], torch.full_like(near[0], torch.inf)
     membership = sums.by_owner(owner, k)  # [n, k]
     changes = []
-    for rows in pool.split(_block(cost)):
+    for rows in pool.split(block_rows(cost)):
         distance = cost.index_select(0, rows)  # [p, n]
         shared = sums.of((distance - first).clamp_(max=0.0))  # [p]
         correction = torch.minimum(torch.maximum(distance, first), second).sub_(first)
         changes.append(shared + (correction @ membership).T)  # [k, p]
     return torch.cat(changes, 1), float(sums.of(first[None]))
-
-
-def _block(cost: torch.Tensor) -> int:
-    return max(1, 262_144 // cost.shape[1]) if cost.device.type == "cpu" else 4096
