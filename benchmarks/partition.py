@@ -44,6 +44,15 @@ def write_features(path: Path, n_images: int, n_features: int) -> None:
     out.flush()
 
 
+def peak_gb() -> float:
+    """Return the largest resident set; `ru_maxrss` begins with that of who started the process."""
+    status = Path("/proc/self/status")
+    if not status.exists():  # elsewhere than on Linux
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024 / 1e9
+
+
 def run(path: Path, n_images: int, n_selected: int) -> dict:
     """Search, and return what it took and what came out."""
     features = np.load(path, mmap_mode="r")[:n_images]
@@ -54,10 +63,10 @@ def run(path: Path, n_images: int, n_selected: int) -> dict:
         "images": n_images,
         "selected": n_selected,
         "seconds": time.perf_counter() - started,
-        "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
+        "peak_gb": peak_gb(),
         "cells": found.n_cells,
         "objective": terms["total"] / found.scale,
-        "start": found.values[0] / found.scale,
+        "rounds": [value / found.scale for value in found.values],
         "transport_gap": (terms["transport"] - terms["transport_lower_bound"]) / terms["transport"],
     }
 

@@ -235,7 +235,10 @@ def test_order_is_that_of_greedy_medoids() -> None:
 # What it must not depend on, and what it must obey.
 
 
-def test_result_does_not_depend_on_threads_or_storage(tmp_path: object) -> None:
+def test_result_does_not_depend_on_threads_or_storage(
+    tmp_path: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gadc.search.whole.LARGE_PAGE_BYTES", 4096)
     features = blobs(400)
     path = f"{tmp_path}/features.npy"
     np.save(path, features)

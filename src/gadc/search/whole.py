@@ -16,10 +16,12 @@ from gadc.objective.cost import centre_of, cost_scale, squared_distances
 from gadc.objective.weights import as_weights
 from gadc.runtime import generator
 
-# Rows read at a time, 12 MB at 768 numbers; and read in all before pages are given back: a row
-# read at random brings its neighbours, 64 KB as a rule, into memory.
+# Rows read at a time, 12 MB at 768 numbers.
 BLOCK_ROWS = 4096
-RELEASED_ROWS = 4096
+# A row read at random brings its neighbours into memory, up to all of a large page. Pages are given
+# back before they come to half a gigabyte.
+LARGE_PAGE_BYTES = 2 << 20
+RELEASED_PAGES = 256
 # The median cost is that of so many rows among each other: exact up to here, else within about 1 %.
 SAMPLE_ROWS = 4096
 
@@ -86,7 +88,7 @@ class Whole:
         seed: int = 0,
         release: Callable[[], None] = lambda: None,
     ) -> None:
-        self._features, self._release, self._n_read = features, release, 0
+        self._features, self._release, self._n_pages = features, release, 0
         if len(features.shape) != 2 or 0 in features.shape:
             raise InputError(
                 "features_shape",
@@ -122,9 +124,10 @@ class Whole:
     def read(self, rows: np.ndarray) -> torch.Tensor:
         """Return rows, centred, float32 [b, d]."""
         found = np.asarray(self._features[rows], dtype=np.float32)
-        self._n_read += len(rows)
-        if self._n_read >= RELEASED_ROWS:
-            self._n_read = 0
+        row_bytes = found.nbytes // max(1, len(rows))
+        self._n_pages += 1 + int(np.count_nonzero(np.diff(rows * row_bytes // LARGE_PAGE_BYTES)))
+        if self._n_pages >= RELEASED_PAGES:
+            self._n_pages = 0
             self._release()
         return torch.from_numpy(found - self._centre)
 
