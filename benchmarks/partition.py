@@ -48,7 +48,8 @@ def peak_gb() -> float:
     """Return the largest resident set; `ru_maxrss` begins with that of who started the process."""
     status = Path("/proc/self/status")
     if not status.exists():  # elsewhere than on Linux
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+        unit_bytes = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit_bytes / 1e9
     (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024 / 1e9
 

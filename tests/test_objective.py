@@ -232,3 +232,16 @@ def test_screened_moments_are_within_their_error_beside_near_copies(n_features: 
             assert float(exact[1] + objective.terms(subset)["transport"]) == pytest.approx(
                 objective.value(subset), rel=1e-9
             )
+
+
+def test_screened_moments_are_within_their_error_beside_far_images() -> None:
+    for seed in range(40):
+        random = np.random.default_rng(seed)
+        images = random.normal(size=(40, 1 + seed % 3))
+        images[:10] += 10.0 ** random.uniform(3.0, 6.0)
+        objective = Objective(images.astype(np.float32))
+        for m in (4, 12, 25):
+            order = torch.from_numpy(random.permutation(40))
+            fast, error = objective._rest_with(order[:m], order[m:], True)
+            exact, _ = objective._rest_with(order[:m], order[m:], False)
+            assert bool(((fast - exact).abs() <= error).all())

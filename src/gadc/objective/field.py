@@ -24,5 +24,5 @@ class Field:
     def keep(self, which: torch.Tensor) -> "Field":
         """Return those that `which`, a mask or places, picks."""
         if which.dtype == torch.bool:
-            which = torch.nonzero(which)[:, 0]  # once, not for each
+            which = torch.nonzero(which)[:, 0]  # once for all four
         return Field(self.pool[which], self.rest[which], self.rest_error[which], self.floors[which])

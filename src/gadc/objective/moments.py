@@ -55,14 +55,16 @@ class Moments:
 
     def gaps_with(
         self, base: torch.Tensor, pool: torch.Tensor, *, dtype: torch.dtype
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return the gaps of `base + [j]` for every j in `pool`, float64 [len(pool)] each.
+
+        Last, how large the numbers are of which they are differences: |mu_B - mu| + |sigma|.
 
         With mu_B and V the base's mean and its summed squares about it over m - 1,
 
             mu_S = mu_B + (x_j - mu_B) / m,    sigma_S^2 = V + (x_j - mu_B)^2 / m,
 
-        so this costs O(len(pool) d) whatever the base's size, and nothing cancels.
+        so this costs O(len(pool) d) whatever the base's size, and variances don't cancel.
 
         Args:
             base: Indices [m - 1], possibly none.
@@ -75,7 +77,9 @@ class Moments:
         chosen = self.features[base].double()  # [m - 1, d]
         centre = chosen.mean(0) if m > 1 else torch.zeros_like(self.mean)
         variance = (chosen - centre).square_().mean(0).to(dtype)
-        gap, centre, std = (centre - self.mean).to(dtype), centre.to(dtype), self.std.to(dtype)
+        gap, std = centre - self.mean, self.std
+        reach = torch.linalg.vector_norm(gap) + torch.linalg.vector_norm(std)
+        gap, centre, std = gap.to(dtype), centre.to(dtype), std.to(dtype)
         mean_gaps, std_gaps = [], []
         for indices in pool.split(max(1, BLOCK_ENTRIES // len(std))):
             change = self.features.index_select(0, indices).to(dtype).sub_(centre)  # [p, d]
@@ -85,4 +89,4 @@ class Moments:
                 continue
             spread = torch.addcmul(variance, change, change, value=1.0 / m).sqrt_()
             std_gaps.append(spread.sub_(std).square_().sum(1))
-        return torch.cat(mean_gaps).double(), torch.cat(std_gaps).double()
+        return torch.cat(mean_gaps).double(), torch.cat(std_gaps).double(), reach

@@ -96,7 +96,7 @@ class NewtonState:
         # Adding a constant to all potentials changes nothing: fix that direction.
         negative_hessian += 1.0 / len(self.masses) ** 2
         negative_hessian.diagonal(dim1=1, dim2=2).add_(LEAST_DIAGONAL)
-        # One that can't be solved for is no step, and damped more.
+        # Where it can't be solved for, numbers are NaN, no value is better, and damping grows.
         step = torch.linalg.solve_ex(negative_hessian, self.gradient).result
         length = step.amax(1) - step.amin(1)
         is_long = length > self.radius

@@ -46,6 +46,8 @@ MAX_COST_BYTES = 4 << 30
 MAX_COST_RATIO = 1e6
 # Relative rounding of moments computed in float32, generously.
 FAST_ROUNDING = 1e-5
+# That of a difference, relative to what it is a difference of.
+DIFFERENCE_ROUNDING = 4.0 * torch.finfo(torch.float32).eps
 
 
 class Objective:
@@ -382,10 +384,16 @@ class Objective:
         if not self._has_moments:
             return confidence, torch.zeros_like(confidence)
         dtype = torch.float32 if fast else torch.float64
-        mean, std = self._moments.gaps_with(base, pool, dtype=dtype)
+        mean, std, reach = self._moments.gaps_with(base, pool, dtype=dtype)
         rest = self._weighted(mean, std, losses)
-        size = rest + (self.mean_weight + self.std_weight) * self.scale
-        return rest, FAST_ROUNDING * size if fast else torch.zeros_like(rest)
+        if not fast:
+            return rest, torch.zeros_like(rest)
+        error = FAST_ROUNDING * (rest + (self.mean_weight + self.std_weight) * self.scale)
+        # Of squared differences of numbers that are larger than they are, with images far off.
+        off = DIFFERENCE_ROUNDING * reach
+        error += off * (self.mean_weight * (2.0 * mean.sqrt() + off))
+        error += off * (self.std_weight * (2.0 * std.sqrt() + off))
+        return rest, error
 
     def _weighted(
         self, mean: torch.Tensor, std: torch.Tensor, confidence: torch.Tensor

@@ -18,8 +18,8 @@ from gadc.runtime import generator
 
 # Rows read at a time, 12 MB at 768 numbers.
 BLOCK_ROWS = 4096
-# A row read at random brings its neighbours into memory, up to all of a large page. Pages are given
-# back before they come to half a gigabyte.
+# A row read at random brings its neighbours into memory, up to all of a large page. After a read
+# that brings what is there to half a gigabyte, pages are given back.
 LARGE_PAGE_BYTES = 2 << 20
 RELEASED_PAGES = 256
 # The median cost is that of so many rows among each other: exact up to here, else within about 1 %.
@@ -125,7 +125,8 @@ class Whole:
         """Return rows, centred, float32 [b, d]."""
         found = np.asarray(self._features[rows], dtype=np.float32)
         row_bytes = found.nbytes // max(1, len(rows))
-        self._n_pages += 1 + int(np.count_nonzero(np.diff(rows * row_bytes // LARGE_PAGE_BYTES)))
+        pages = np.asarray(rows, dtype=np.int64) * row_bytes // LARGE_PAGE_BYTES
+        self._n_pages += 1 + int(np.count_nonzero(np.diff(pages)))
         if self._n_pages >= RELEASED_PAGES:
             self._n_pages = 0
             self._release()
