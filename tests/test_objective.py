@@ -235,13 +235,15 @@ def test_screened_moments_are_within_their_error_beside_near_copies(n_features: 
 
 
 def test_screened_moments_are_within_their_error_beside_far_images() -> None:
-    for seed in range(40):
+    for seed in range(300):
         random = np.random.default_rng(seed)
-        images = random.normal(size=(40, 1 + seed % 3))
-        images[:10] += 10.0 ** random.uniform(3.0, 6.0)
-        objective = Objective(images.astype(np.float32))
-        for m in (4, 12, 25):
-            order = torch.from_numpy(random.permutation(40))
+        n = int(random.integers(10, 60))
+        images = random.normal(size=(n, 1 + seed % 3))
+        images[: max(1, n // 5)] += 10.0 ** random.uniform(3.0, 6.0)
+        objective = Objective(images)
+        for _ in range(6):
+            m = int(random.integers(1, n - 1))
+            order = torch.from_numpy(random.permutation(n))
             fast, error = objective._rest_with(order[:m], order[m:], True)
             exact, _ = objective._rest_with(order[:m], order[m:], False)
             assert bool(((fast - exact).abs() <= error).all())
