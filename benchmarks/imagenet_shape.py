@@ -27,11 +27,11 @@ from benchmark_class import benchmark_class
 from gadc import CondenseConfig, condense, load_features
 from gadc.condense import RECORDS_FOLDER
 from gadc.job.prepare import prepare
+from peak_memory import BYTES_PER_GB, peak_gb
 
 N_CLASSES = 1000
 ROWS, COLUMNS = 1281, 2048
 CLASSES_PER_SHARD = 20
-BYTES_PER_GB = 1e9
 WRITER = (
     "import pathlib, sys; from imagenet_shape import write_features; "
     "write_features(pathlib.Path(sys.argv[1]), int(sys.argv[2]))"
@@ -51,12 +51,6 @@ def write_features(folder: Path, n_classes: int) -> None:
         unfinished = path.with_name(f".{path.name}")
         save_file({"features": features, "labels": classes}, unfinished)
         unfinished.rename(path)
-
-
-def peak_gb(who: int) -> float:
-    """Return the largest resident set of this process, or of the largest of its children."""
-    unit_bytes = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(who).ru_maxrss * unit_bytes / BYTES_PER_GB
 
 
 def measure(folder: Path, out: Path, arguments: argparse.Namespace) -> dict:

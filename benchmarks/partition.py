@@ -10,7 +10,6 @@ Every run is a process of its own, so that its peak memory is its own.
 import argparse
 import json
 import math
-import resource
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ import numpy as np
 
 from gadc.features.tensors import release_pages
 from gadc.search import search_partitioned
+from peak_memory import own_peak_gb
 
 N_BLOBS, SHEET = 200, 24
 ROWS_AT_A_TIME = 10_000
@@ -44,16 +44,6 @@ def write_features(path: Path, n_images: int, n_features: int) -> None:
     out.flush()
 
 
-def peak_gb() -> float:
-    """Return the largest resident set; `ru_maxrss` begins with that of who started the process."""
-    status = Path("/proc/self/status")
-    if not status.exists():  # elsewhere than on Linux
-        unit_bytes = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit_bytes / 1e9
-    (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) * 1024 / 1e9
-
-
 def run(path: Path, n_images: int, n_selected: int) -> dict:
     """Search, and return what it took and what came out."""
     features = np.load(path, mmap_mode="r")[:n_images]
@@ -64,7 +54,7 @@ def run(path: Path, n_images: int, n_selected: int) -> dict:
         "images": n_images,
         "selected": n_selected,
         "seconds": time.perf_counter() - started,
-        "peak_gb": peak_gb(),
+        "peak_gb": own_peak_gb(),
         "cells": found.n_cells,
         "objective": terms["total"] / found.scale,
         "rounds": [value / found.scale for value in found.values],

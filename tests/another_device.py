@@ -59,9 +59,6 @@ class Elsewhere(torch.Tensor):
     def tolist(self) -> Any:
         return self.cpu().tolist()
 
-    def new_tensor(self, data: Any, dtype: Any = None, device: Any = None) -> torch.Tensor:
-        return torch.tensor(data, dtype=dtype or self.dtype, device=device or self.device)
-
 
 class AnotherDevice(TorchDispatchMode):
     """Lets `DEVICE` be used.

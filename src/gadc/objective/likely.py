@@ -64,13 +64,12 @@ class Vacancies:
     ) -> "Vacancies":
         """Return those of `places` of the base, or with None one beside them all."""
         sizes = [len(pool) for pool in pools]
-        numbers = np.arange(len(pools)) if places is None else np.array(places)
-        rows = [np.concatenate(pools), *np.repeat([np.arange(len(pools)), numbers], sizes, axis=1)]
-        pool, which, dropped = torch.as_tensor(
-            np.stack(rows), dtype=torch.int64, device=look.cost.device
-        )
+        device = look.cost.device
+        every = np.stack([np.concatenate(pools), np.repeat(np.arange(len(pools)), sizes)])
+        pool, which = torch.as_tensor(every, dtype=torch.int64, device=device)
+        dropped = None if places is None else torch.as_tensor(places, device=device)[which]
         rest = _rest_of_each(look, extension, places, pool.split(sizes), fast=True)
-        return cls(pool, which, None if places is None else dropped, rest)
+        return cls(pool, which, dropped, rest)
 
     def keep(self, places: torch.Tensor) -> "Vacancies":
         """Return the candidates at `places` alone."""
@@ -120,16 +119,16 @@ def likely(
         )
         done = torch.nonzero(costs.isfinite())[:, 0]
         tried, solved = tried.keep(done), solved[done]
-        numbers = tried.which.tolist()
-        n_solved = np.bincount(numbers, minlength=len(pools)).tolist()
+        vacancy = tried.which.tolist()
+        n_solved = np.bincount(vacancy, minlength=len(pools)).tolist()
         rest = _rest_of_each(look, extension, places, tried.pool.split(n_solved), fast=False)
         images = tried.pool.tolist()
-        for i, image, value in zip(numbers, images, (costs[done] + rest).tolist(), strict=True):
+        for i, image, value in zip(vacancy, images, (costs[done] + rest).tolist(), strict=True):
             best[i].consider(value, image)
         # The next set looked at is probably the best of these.
         i = min(range(len(pools)), key=lambda i: best[i].value)
         if best[i].index is not None:
-            row = list(zip(numbers, images, strict=True)).index((i, best[i].index))
+            row = list(zip(vacancy, images, strict=True)).index((i, best[i].index))
             starts.remember(tried.pool[row : row + 1], solved[row, -1:])
             starts.remember(extension.base, solved[row, : len(extension.base)])
     return [Addition(best[i].index, best[i].value, 0, n_solved[i]) for i in range(len(pools))]

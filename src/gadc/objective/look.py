@@ -185,7 +185,6 @@ class Look:
         weights = self.problem.column_weights
         if weights is None:
             return self.cost[pool].mean(1, dtype=torch.float64)
-        weights = weights.to(self.cost.device)
         block = max(1, BLOCK_ENTRIES // self.cost.shape[1])
         return torch.cat([self.cost[some].double() @ weights for some in pool.split(block)])
 

@@ -113,13 +113,12 @@ class Objective:
                 f"target has {goal.shape[1]} features, the images {images.shape[1]}; "
                 "extract both with the same encoder",
             )
-        columns = torch.arange(len(goal))
+        columns = torch.arange(len(goal), device=device)
         self.target_weights: torch.Tensor | None = None
         if target_weights is not None:
             weights_given = as_weights(target_weights, len(goal), "target_weights")
-            columns, weights = counting(weights_given)
-            self.target_weights = None if weights is None else weights.to(device)
-            goal = goal[columns.to(device)]
+            columns, self.target_weights = counting(weights_given.to(device))
+            goal = goal[columns]
         needed_bytes = 4 * len(images) * len(goal)
         if needed_bytes > MAX_COST_BYTES:
             raise InputError(
@@ -136,7 +135,7 @@ class Objective:
         # Rows and columns are the same images, all of them.
         self._is_square = target is None and len(columns) == len(images)
         if target is None:
-            self.cost[columns, torch.arange(len(columns))] = 0.0
+            self.cost[columns, torch.arange(len(columns), device=device)] = 0.0
         if not bool(torch.isfinite(self.cost.max())):
             raise InputError(
                 "features_too_large",
@@ -188,10 +187,9 @@ class Objective:
 
     def nearest(self, indices: Sequence[int], n: int) -> np.ndarray:
         """Return the `n` images nearest to each of k, that one among them, int64 [k, n] at most."""
-        distances = self.distances(indices)
         if n >= self.n_images:
-            return np.broadcast_to(np.arange(self.n_images), distances.shape)
-        return np.argpartition(distances, n, axis=1)[:, :n]
+            return np.tile(np.arange(self.n_images), (len(indices), 1))
+        return np.argpartition(self.distances(indices), n, axis=1)[:, :n]
 
     @property
     def n_images(self) -> int:

@@ -199,8 +199,8 @@ class Solution:
 class Problem:
     """The settings that problems share; `costs` are float64 [b, m, n] throughout.
 
-    `column_weights` [n] sum to one; None: 1/n each. `slack_costs` [n] are what a column pays for
-    what it keeps; None: nothing. A constant would change nothing.
+    `column_weights` [n], on the device of the costs, sum to one; None: 1/n each. `slack_costs` [n]
+    are what a column pays for what it keeps; None: nothing. A constant would change nothing.
     """
 
     capacity: float
@@ -226,7 +226,7 @@ class Problem:
         """Return what each column holds, the slack included: [n]."""
         if self.column_weights is None:
             return torch.full((n,), self.capacity / n, dtype=torch.float64, device=device)
-        return self.capacity * self.column_weights.to(device)
+        return self.capacity * self.column_weights
 
     def with_slack(self, costs: torch.Tensor) -> torch.Tensor:
         """Return the costs with the slack's row, zeros as a rule, below: [b, r, n]."""

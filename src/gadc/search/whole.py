@@ -124,7 +124,7 @@ class Whole:
     def read(self, rows: np.ndarray) -> torch.Tensor:
         """Return rows, centred, float32 [b, d]."""
         found = np.asarray(self._features[rows], dtype=np.float32)
-        row_bytes = found.nbytes // max(1, len(rows))
+        row_bytes = found.itemsize * found.shape[1]
         pages = np.asarray(rows, dtype=np.int64) * row_bytes // LARGE_PAGE_BYTES
         self._n_pages += 1 + int(np.count_nonzero(np.diff(pages)))
         if self._n_pages >= RELEASED_PAGES:
